@@ -1,0 +1,42 @@
+// LSTM cell without peepholes, gates in the order i, f, g, o.   (torch.nn.LSTM)
+//   c = f·c_prev + i·g,  h = o·tanh(c);  i, f, o = sigmoid(x + u),  g = tanh(x + u)
+#pragma once
+
+#include "../math.h"
+
+namespace fusedrnn {
+
+struct Lstm {
+  static constexpr const char* name = "lstm";
+  static constexpr int gates = 4;
+  static constexpr int states = 2;  // h, c
+  static constexpr int saved = 4;   // i, f, g, o after their activation
+  static constexpr int split = 0;
+
+  template <class T>
+  static FUSEDRNN_INLINE void forward(const T* x, const T* u, const T* prev, T* next, T* saved) {
+    const T i = sigmoid(x[0] + u[0]);
+    const T f = sigmoid(x[1] + u[1]);
+    const T g = tanh(x[2] + u[2]);
+    const T o = sigmoid(x[3] + u[3]);
+    next[1] = f * prev[1] + i * g;
+    next[0] = o * tanh(next[1]);
+    saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
+  }
+
+  template <class T>
+  static FUSEDRNN_INLINE void backward(const T* saved, const T* prev, const T* next, const T* d_next,
+                                       T*, T* du, T* d_prev) {
+    const T i = saved[0], f = saved[1], g = saved[2], o = saved[3];
+    const T s = tanh(next[1]);  // recomputed: cheaper than H more values kept per step
+    const T dc = d_next[1] + d_next[0] * o * (T(1) - s * s);
+    du[0] = dc * g * i * (T(1) - i);
+    du[1] = dc * prev[1] * f * (T(1) - f);
+    du[2] = dc * i * (T(1) - g * g);
+    du[3] = d_next[0] * s * o * (T(1) - o);
+    d_prev[0] = T(0);
+    d_prev[1] = dc * f;
+  }
+};
+
+}  // namespace fusedrnn

@@ -1,0 +1,89 @@
+// exp, tanh and the logistic function without a branch, a table or a library call, so that a plain
+// loop over hidden units vectorises at whatever width the translation unit is compiled for.
+//
+// Both rest on expm1: x = n·ln2 + r with |r| <= ln2/2, expm1(x) = 2^n·expm1(r) + (2^n - 1).
+// expm1(r) is its Taylor polynomial, r·(1 + r/2 + r²/6 + ...), cut where the next term is below half
+// a unit in the last place: r^8/8! = 5e-9 (float), r^14/14! = 4e-18 (double). Because expm1 keeps its
+// relative accuracy at 0, so does tanh(x) = expm1(2x) / (expm1(2x) + 2).
+// NaN passes through: every clamp is a comparison that NaN fails.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "config.h"
+
+namespace fusedrnn {
+
+template <class T>
+struct FloatTraits;
+
+template <>
+struct FloatTraits<float> {
+  using Bits = int32_t;
+  static constexpr int mantissa = 23, bias = 127, degree = 7;
+  static constexpr float round = 12582912.0f;  // 1.5·2^23: adding it rounds to an integer
+  static constexpr float ln2_hi = 0.693145751953125f, ln2_lo = 1.42860677e-6f;
+  static constexpr float exp_max = 88.0f, tanh_max = 10.0f;  // tanh(10) rounds to 1
+};
+
+template <>
+struct FloatTraits<double> {
+  using Bits = int64_t;
+  static constexpr int mantissa = 52, bias = 1023, degree = 13;
+  static constexpr double round = 6755399441055744.0;  // 1.5·2^52
+  static constexpr double ln2_hi = 0.693147180369123816490, ln2_lo = 1.90821492927058770002e-10;
+  static constexpr double exp_max = 708.0, tanh_max = 20.0;
+};
+
+// 1/k! for the Taylor polynomial, folded at compile time.
+constexpr double inverse_factorial(int k) { return k <= 1 ? 1.0 : inverse_factorial(k - 1) / k; }
+
+template <int k, class T>
+FUSEDRNN_INLINE T expm1_tail(T r) {  // 1/k! + r/(k+1)! + ... by Horner's rule
+  if constexpr (k >= FloatTraits<T>::degree) {
+    return static_cast<T>(inverse_factorial(k));
+  } else {
+    return static_cast<T>(inverse_factorial(k)) + r * expm1_tail<k + 1>(r);
+  }
+}
+
+// 2^n and expm1(r) of x = n·ln2 + r, for |x| <= exp_max.
+template <class T>
+FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
+  using F = FloatTraits<T>;
+  using Bits = typename F::Bits;
+  const T shifted = x * static_cast<T>(1.4426950408889634) + F::round;
+  const T n = shifted - F::round;
+  const T r = (x - n * F::ln2_hi) - n * F::ln2_lo;
+  Bits bits, zero;
+  const T origin = F::round;
+  std::memcpy(&bits, &shifted, sizeof(T));
+  std::memcpy(&zero, &origin, sizeof(T));
+  bits = (bits - zero + F::bias) << F::mantissa;
+  std::memcpy(&scale, &bits, sizeof(T));
+  tail = r * expm1_tail<1>(r);
+}
+
+template <class T>
+FUSEDRNN_INLINE T clamp(T x, T limit) {
+  x = x > limit ? limit : x;
+  return x < -limit ? -limit : x;
+}
+
+template <class T>
+FUSEDRNN_INLINE T sigmoid(T x) {
+  T scale, tail;
+  split_exp(clamp(-x, FloatTraits<T>::exp_max), scale, tail);
+  return T(1) / (T(1) + scale + scale * tail);
+}
+
+template <class T>
+FUSEDRNN_INLINE T tanh(T x) {
+  T scale, tail;
+  split_exp(T(2) * clamp(x, FloatTraits<T>::tanh_max), scale, tail);
+  const T e = scale * tail + (scale - T(1));
+  return e / (e + T(2));
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,129 @@
+#include "plan.h"
+
+#include <algorithm>
+#include <sstream>
+
+namespace fusedrnn {
+namespace {
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Equal chunks of at most `limit` outputs, as many as a multiple of the parts that share them.
+int64_t chunk_of(int64_t width, int64_t parts, int64_t limit, int64_t lanes) {
+  const int64_t chunks = parts * ceil_div(width, parts * limit);
+  return ceil_div(ceil_div(width, chunks), lanes) * lanes;
+}
+
+// Wide enough that a chunk's epilogue is a long loop, narrow enough that its pre-activations stay in
+// the first-level cache between the product and the epilogue.
+constexpr int64_t kChunkUnits = 64;
+
+// Below this many multiply-adds a step and a thread, the hand-over between threads costs more than
+// the work it takes off (about 0.2 µs against 8 multiply-adds a cycle from the second-level cache).
+constexpr int64_t kWorkPerThread = 1 << 13;
+
+// A thread's share of the batch that still fills the rows of the register block twice.
+constexpr int64_t kRowsPerPart = 12;
+
+int64_t align(int64_t elements) { return ceil_div(elements, 16) * 16; }
+
+}  // namespace
+
+CpuPlan plan_cpu(const Shape& s, bool ragged, int threads, const VectorUnit& unit) {
+  const CellInfo cell = cell_info(s.cell);
+  CpuPlan p{};
+  p.isa = unit.name;
+  p.vector_lanes = unit.vector_bytes / s.element_bytes;
+  p.direction_parts = p.batch_parts = p.unit_parts = 1;
+  std::ostringstream why;
+
+  const int64_t batch = s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1;  // mean rows a step
+  const int64_t work = batch * cell.gates * s.hidden * s.projection;
+  if (s.steps <= 1) {
+    p.strategy = "single_step";
+    why << "T = " << s.steps << ": no step waits for another, so both products are one GEMM";
+    // The point-wise part alone: a few hundred units of work a thread pay for waking it.
+    const int64_t most = std::max<int64_t>(1, s.batch * s.hidden / 4096);
+    p.batch_parts = static_cast<int>(std::min<int64_t>({threads, most, std::max<int64_t>(1, s.batch)}));
+  } else {
+    p.strategy = "fused";
+    int free = static_cast<int>(std::min<int64_t>(threads, std::max<int64_t>(1, s.directions * work / kWorkPerThread)));
+    if (s.directions == 2 && free >= 2) {
+      p.direction_parts = 2;
+      free /= 2;
+      why << "both directions side by side; ";
+    }
+    // Rows first: they need no hand-over.
+    p.batch_parts = static_cast<int>(std::clamp<int64_t>(batch / kRowsPerPart, 1, free));
+    p.unit_parts = static_cast<int>(std::clamp<int64_t>(s.hidden / (2 * p.vector_lanes), 1, free / p.batch_parts));
+    if (s.projected) {
+      p.unit_parts = static_cast<int>(
+          std::clamp<int64_t>(s.projection / (2 * p.vector_lanes), 1, p.unit_parts));
+    }
+    why << work << " multiply-adds a step over " << batch << " rows: " << p.batch_parts << " batch part(s), "
+        << p.unit_parts << " part(s) of the hidden units";
+    if (ragged) why << "; sequences end at different steps, so batch parts are cut by length";
+  }
+  p.threads = p.direction_parts * p.batch_parts * p.unit_parts;
+  p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
+  // Without a projection h is the hidden units: one owner for both sides of a step.
+  p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, kChunkUnits, p.vector_lanes) : p.chunk;
+  p.workspace_bytes =
+      std::max(forward_workspace(s, p).total, backward_workspace(s, p).total) * s.element_bytes;
+  p.saved_bytes = s.rows * s.directions * s.element_bytes *
+                  ((cell.saved ? cell.slots() : 0) * s.hidden + (cell.states - 1) * s.hidden +
+                   (s.projected ? s.hidden : 0));
+  p.reason = why.str();
+  return p;
+}
+
+PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {
+  return {s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.vector_lanes, 2 * p.vector_lanes};
+}
+PackedLayout projection_layout(const Shape& s, const CpuPlan& p) {
+  return {s.projection, p.projection_chunk, s.hidden, 1, p.vector_lanes, 2 * p.vector_lanes};
+}
+PackedLayout hidden_backward_layout(const Shape& s, const CpuPlan& p) {
+  const int64_t depth = cell_info(s.cell).gates * s.hidden;
+  return {s.projection, p.projection_chunk, depth, 1, p.vector_lanes, 2 * p.vector_lanes};
+}
+PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
+  return {s.hidden, p.chunk, s.projection, 1, p.vector_lanes, 2 * p.vector_lanes};
+}
+
+namespace {
+
+Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& hidden, const PackedLayout& projection) {
+  const bool packs = s.steps > 1;
+  Workspace w{};
+  int64_t at = 0;
+  const auto take = [&at](int64_t elements) {
+    const int64_t here = at;
+    at += align(elements);
+    return here;
+  };
+  w.weights = take(packs ? hidden.total() : 0);
+  w.projection = take(s.projected ? projection.total() : 0);
+  w.state_stride = align(s.batch * std::max(s.hidden, s.projection));
+  w.state = take(2 * w.state_stride);
+  w.direction_stride = at;
+  at *= s.directions;
+  w.zeros = take(std::max(cell_info(s.cell).gates * s.hidden, s.projection));
+  w.scratch = at;
+  // One chunk of pre-activations for each row, and three pointers a row (8 bytes each).
+  w.scratch_stride = align(s.batch * std::max(hidden.columns(0), projection.columns(0))) +
+                     3 * align(s.batch * 8 / s.element_bytes);
+  w.total = w.scratch + p.threads * w.scratch_stride;
+  return w;
+}
+
+}  // namespace
+
+Workspace forward_workspace(const Shape& s, const CpuPlan& p) {
+  return lay_out(s, p, hidden_layout(s, p), projection_layout(s, p));
+}
+Workspace backward_workspace(const Shape& s, const CpuPlan& p) {
+  return lay_out(s, p, hidden_backward_layout(s, p), projection_backward_layout(s, p));
+}
+
+}  // namespace fusedrnn

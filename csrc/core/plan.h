@@ -1,0 +1,72 @@
+// The CPU plan: how one problem is divided over threads, and why. A pure function of the problem and
+// the machine, so every decision can be tested and printed; the kernel runs the very plan it is given.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "problem.h"
+
+namespace fusedrnn {
+
+// An instruction set's register shape, in bytes and registers.
+struct VectorUnit {
+  const char* name;
+  int vector_bytes;
+};
+
+struct CpuPlan {
+  const char* strategy;  // "fused": the whole sequence in one call; "single_step": T = 1, products by GEMM
+  const char* isa;
+  int vector_lanes;     // per register, of the arithmetic type
+  int threads;          // = direction_parts · batch_parts · unit_parts
+  int direction_parts;  // directions side by side
+  int batch_parts;      // no synchronisation between these
+  int unit_parts;       // a barrier a step among these
+  int64_t chunk;        // hidden units whose gates are computed together
+  int64_t projection_chunk;
+  int64_t workspace_bytes;  // the larger of forward and backward, freed when the call returns
+  int64_t saved_bytes;      // kept from forward to backward besides y
+  std::string reason;
+};
+
+CpuPlan plan_cpu(const Shape& shape, bool ragged, int threads, const VectorUnit& unit);
+
+// Columns of a packed matrix: `width` outputs of each of `gates` gates, cut into chunks of `chunk`
+// outputs; a chunk's gates lie side by side, each padded to whole vectors, the chunk to whole panels.
+struct PackedLayout {
+  int64_t width, chunk, depth;  // depth: length of the inner product
+  int gates, lanes, panel;      // panel = 2·lanes columns
+
+  FUSEDRNN_INLINE int64_t chunks() const { return (width + chunk - 1) / chunk; }
+  FUSEDRNN_INLINE int64_t size(int64_t c) const { return c + 1 < chunks() ? chunk : width - c * chunk; }
+  FUSEDRNN_INLINE int64_t gate_stride(int64_t c) const { return (size(c) + lanes - 1) / lanes * lanes; }
+  FUSEDRNN_INLINE int64_t columns(int64_t c) const {
+    return (gate_stride(c) * gates + panel - 1) / panel * panel;
+  }
+  FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * depth; }
+  // Every chunk but the last has the same size.
+  FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
+  FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
+};
+
+// The four products of a step. Forward: h·w_hhᵀ and, projected, m·w_hrᵀ; backward: d_u·w_hh, d_h·w_hr.
+PackedLayout hidden_layout(const Shape& shape, const CpuPlan& plan);
+PackedLayout projection_layout(const Shape& shape, const CpuPlan& plan);
+PackedLayout hidden_backward_layout(const Shape& shape, const CpuPlan& plan);
+PackedLayout projection_backward_layout(const Shape& shape, const CpuPlan& plan);
+
+// Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
+struct Workspace {
+  int64_t weights, projection;  // packed, per direction
+  int64_t zeros;                // one row of zeros, max(H, P, G·H)
+  int64_t state;                // forward: c and m of a step, backward: carried d_h and d_c; per direction
+  int64_t state_stride;         // between the two
+  int64_t scratch;              // per thread
+  int64_t direction_stride, scratch_stride;
+  int64_t total;
+};
+Workspace forward_workspace(const Shape& shape, const CpuPlan& plan);
+Workspace backward_workspace(const Shape& shape, const CpuPlan& plan);
+
+}  // namespace fusedrnn

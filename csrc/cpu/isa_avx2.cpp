@@ -1,0 +1,29 @@
+// AVX2 with FMA.
+#if defined(__x86_64__)
+#include <cstring>
+
+#include "kernels.h"
+#include "team.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+
+#define FUSEDRNN_ISA avx2
+#define FUSEDRNN_VECTOR_BYTES 32
+#define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
+#include "isa.inc"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace fusedrnn::cpu {
+const Kernels kAvx2 = FUSEDRNN_KERNELS("avx2");
+}
+#endif

@@ -1,0 +1,29 @@
+// AVX-512 (F, DQ, BW, VL).
+#if defined(__x86_64__)
+#include <cstring>
+
+#include "kernels.h"
+#include "team.h"
+
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#endif
+
+#define FUSEDRNN_ISA avx512
+#define FUSEDRNN_VECTOR_BYTES 64
+#define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
+#include "isa.inc"
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+namespace fusedrnn::cpu {
+const Kernels kAvx512 = FUSEDRNN_KERNELS("avx512");
+}
+#endif

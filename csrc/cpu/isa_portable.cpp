@@ -1,0 +1,14 @@
+// Vectors of 16 bytes (SSE2, NEON and the like): what every processor of the compiler's default target has.
+#include <cstring>
+
+#include "kernels.h"
+#include "team.h"
+
+#define FUSEDRNN_ISA portable
+#define FUSEDRNN_VECTOR_BYTES 16
+#define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
+#include "isa.inc"
+
+namespace fusedrnn::cpu {
+const Kernels kPortable = FUSEDRNN_KERNELS("portable");
+}

@@ -1,0 +1,69 @@
+#include "team.h"
+
+#include <omp.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace fusedrnn::cpu {
+
+void Barrier::wait() {
+  if (participants_ == 1) return;
+  const int phase = phase_.load(std::memory_order_relaxed);
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == participants_) {
+    arrived_.store(0, std::memory_order_relaxed);
+    phase_.store(phase + 1, std::memory_order_release);
+    return;
+  }
+  for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+    if (spin >= 2000) sched_yield();
+  }
+}
+
+void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context) {
+  const auto run_alone = [&] {
+    Barrier none;
+    body(context, Part{0, 0, 1, 0, 1, 0, 1, &none, &none});
+  };
+  if (plan.threads == 1) return run_alone();
+
+  std::vector<Barrier> step(plan.direction_parts * plan.batch_parts), share(plan.direction_parts);
+  for (auto& b : step) b.reset(plan.unit_parts);
+  for (auto& b : share) b.reset(plan.batch_parts * plan.unit_parts);
+  bool granted = true;
+#pragma omp parallel num_threads(plan.threads)
+  {
+    if (omp_get_num_threads() < plan.threads) {
+#pragma omp single
+      granted = false;
+    } else {
+      const int id = omp_get_thread_num();
+      const int unit = id % plan.unit_parts, group = id / plan.unit_parts;
+      const int batch = group % plan.batch_parts, direction = group / plan.batch_parts;
+      body(context, Part{id, direction, plan.direction_parts, batch, plan.batch_parts, unit, plan.unit_parts,
+                         &step[group], &share[direction]});
+    }
+  }
+  if (!granted) run_alone();
+}
+
+int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts) {
+  if (part == 0) return 0;
+  if (part == parts) return rows.batch;
+  if (!rows.active_) return rows.batch * part / parts;
+  const int64_t wanted = total_rows * part / parts;
+  int64_t low = 0, high = rows.batch;
+  while (low < high) {  // the fewest sequences that hold `wanted` rows
+    const int64_t middle = (low + high) / 2;
+    int64_t held = 0;
+    for (int64_t t = 0; t < rows.steps; ++t) held += std::min(rows.active_[t], middle);
+    if (held < wanted) low = middle + 1; else high = middle;
+  }
+  return low;
+}
+
+}  // namespace fusedrnn::cpu

@@ -1,0 +1,38 @@
+// The threads of one call: torch's OpenMP pool, divided as the plan says, with a barrier for those who
+// share a step. Compiled once, for the baseline instruction set.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "../core/plan.h"
+
+namespace fusedrnn::cpu {
+
+// Spins a little, then yields, so that more threads than cores still make progress.
+class alignas(64) Barrier {
+ public:
+  void reset(int participants) { participants_ = participants, arrived_ = 0, phase_ = 0; }
+  void wait();
+
+ private:
+  int participants_ = 1;
+  std::atomic<int> arrived_{0};
+  alignas(64) std::atomic<int> phase_{0};
+};
+
+// What one thread does: some directions, some sequences, some of the hidden units.
+struct Part {
+  int thread, direction_part, direction_parts, batch_part, batch_parts, unit_part, unit_parts;
+  Barrier* step;   // those who share directions and sequences
+  Barrier* share;  // those who share directions, hence packed weights
+};
+
+// Calls body(context, part) on plan.threads threads at once. Where OpenMP grants fewer, one thread does
+// all of it: a barrier must never wait for a thread that does not exist.
+void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);
+
+// First sequence of batch part `part`: equal numbers of rows, not of sequences.
+int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts);
+
+}  // namespace fusedrnn::cpu

@@ -1,0 +1,59 @@
+// One layer as an operator: what its arguments are, how they are checked, and who computes it.
+// ops/ is the only part of the sources that knows torch; it holds policy and no gate math.
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../core/problem.h"
+
+namespace fusedrnn::ops {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// The inputs of fusedrnn::layer. Lists hold one tensor a direction, or none.
+struct Layer {
+  Tensor x;                                      // (T, B, I), or (N, I) with batch_sizes
+  OptionalTensor h_0, c_0;                       // (D, B, P), (D, B, H); none: zeros
+  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+  OptionalTensor batch_sizes, lengths, reset;    // (T) int64 CPU | (B) integer | (T, B) or (N) bool
+  std::string cell;
+  std::vector<bool> reverse;                     // (D)
+  bool reset_to_hx;
+};
+
+struct Sizes {
+  CellKind kind;
+  CellInfo cell;
+  int64_t T, B, N, I, H, P, D;  // N = T·B unless packed
+  bool packed, bias, projected;
+};
+
+// Sizes of a valid layer; raises with the values of what does not fit. Reads no tensor's contents but
+// batch_sizes, so that it serves every device.
+Sizes check(const Layer& layer);
+
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n, c, saved
+
+// Incoming gradients; none means zero.
+struct Gradients {
+  OptionalTensor d_y, d_h_n, d_c_n, d_c;
+};
+
+// What is wanted back.
+struct Needs {
+  bool x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr;
+};
+
+ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states);
+
+// In the order x, h_0, c_0, then each list in turn; (0,) for what is absent or not needed.
+std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
+                                 const Tensor& saved, const Needs& needs);
+
+}  // namespace fusedrnn::ops

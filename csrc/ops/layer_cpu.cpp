@@ -1,0 +1,302 @@
+// A layer on the CPU: cast to the arithmetic type, one GEMM for everything that is parallel in time, the
+// sequential kernel between, and the same backwards. Owns every buffer of the call.
+#include <ATen/Parallel.h>
+
+#include <cstring>
+
+#include "../cpu/kernels.h"
+#include "layer.h"
+#include "sequence.h"
+
+namespace fusedrnn::ops {
+namespace {
+
+using at::indexing::Slice;
+
+// 16-bit types are for storage: the arithmetic, the carried state and what is saved are float32.
+at::ScalarType arithmetic_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+
+std::vector<Tensor> to_arithmetic(const std::vector<Tensor>& list, at::ScalarType type) {
+  std::vector<Tensor> cast;
+  for (const Tensor& t : list) cast.push_back(t.to(type).contiguous());
+  return cast;
+}
+
+// The layer in the kernels' terms, common to both passes.
+template <class T>
+struct Cast {
+  Sizes sizes;
+  Sequence sequence;
+  Shape shape;
+  CpuPlan plan;
+  Rows rows;
+  at::ScalarType type;
+  Tensor x;          // (rows, I)
+  Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
+  Tensor first_reset;  // (rows) bool: for a single step, where the initial state is replaced by zeros
+  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+  std::vector<bool> reverse;
+  HiddenProduct product;
+  bool reset_to_hx;
+
+  explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes), type(arithmetic_type(l.x)) {
+    x = sequence.gather(l.x).to(type);
+    const auto state = [&](const OptionalTensor& s) {
+      return s ? sequence.sort(*s).to(type).contiguous() : Tensor();
+    };
+    h_0 = state(l.h_0), c_0 = state(l.c_0);
+    w_ih = to_arithmetic(l.w_ih, type), w_hh = to_arithmetic(l.w_hh, type);
+    b_ih = to_arithmetic(l.b_ih, type), b_hh = to_arithmetic(l.b_hh, type), w_hr = to_arithmetic(l.w_hr, type);
+    reverse = l.reverse, reset_to_hx = l.reset_to_hx;
+    shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.H, sizes.P, sizes.projected,
+             static_cast<int>(sizes.D), static_cast<int>(sizeof(T))};
+    plan = plan_cpu(shape, sequence.ragged(), at::in_parallel_region() ? 1 : at::get_num_threads(),
+                    cpu::kernels().unit);
+    rows = sequence.rows();
+    product = shape.steps > 1 ? HiddenProduct::fused : h_0.defined() ? HiddenProduct::given : HiddenProduct::zero;
+    if (shape.steps <= 1 && rows.reset) single_step_reset();
+  }
+
+  int64_t gates() const { return sizes.cell.gates * sizes.H; }
+  int64_t split() const { return sizes.cell.split * sizes.H; }
+  // Columns of one direction's saved values, the unprojected output behind them.
+  int64_t saved_width() const { return (sizes.cell.slots() + (sizes.projected ? 1 : 0)) * sizes.H; }
+  at::TensorOptions options() const { return at::TensorOptions().dtype(type); }
+
+  // With a single step a reset merely edits the initial state (of forward directions: before their step).
+  void single_step_reset() {
+    if (!reset_to_hx) {
+      first_reset = at::from_blob(const_cast<bool*>(rows.reset), {sequence.total(), 1}, at::kBool).clone();
+      const auto edit = [&](Tensor& state) {
+        if (!state.defined()) return;
+        state = state.clone();
+        for (int64_t d = 0; d < sizes.D; ++d)
+          if (!reverse[d]) state[d].narrow(0, 0, sequence.total()).masked_fill_(first_reset, 0);
+      };
+      edit(h_0), edit(c_0);
+    }
+    rows.reset = nullptr;
+  }
+
+  Tensor workspace(int64_t elements) const {
+    // 64 bytes more, so that the kernel's part can begin at a cache line.
+    return at::empty({elements + 64 / static_cast<int64_t>(sizeof(T))}, options());
+  }
+};
+
+template <class T>
+T* pointer(const Tensor& t) {
+  return t.defined() && t.numel() ? t.mutable_data_ptr<T>() : nullptr;
+}
+template <class T>
+const T* const_pointer(const Tensor& t) {
+  return t.defined() && t.numel() ? t.const_data_ptr<T>() : nullptr;
+}
+template <class T>
+T* aligned(const Tensor& t) {
+  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(t.mutable_data_ptr<T>()) + 63) & ~uintptr_t(63));
+}
+template <class T>
+const T* at_direction(const T* p, int64_t d, int64_t stride) {
+  return p ? p + d * stride : nullptr;
+}
+
+template <class T>
+ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
+  const Cast<T> l(layer);
+  const Sizes& s = l.sizes;
+  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates();
+  const bool has_c = s.cell.states > 1;
+  const bool keeps_values = save && (s.cell.saved > 0 || s.projected);
+  const bool keeps_c = has_c && (save || cell_states);
+  const int64_t width = keeps_values ? l.saved_width() : GH;
+
+  // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
+  const Tensor buffer = at::empty({s.N, D, width}, l.options()), gates = buffer.narrow(0, 0, N);
+  for (int64_t d = 0; d < D; ++d) {
+    Tensor gx = gates.select(1, d).narrow(1, 0, GH);
+    at::mm_out(gx, l.x, l.w_ih[d].t());
+  }
+  Tensor y = at::empty({N, D * P}, l.options());
+  Tensor c = at::empty(keeps_c ? std::vector<int64_t>{N, D * H} : std::vector<int64_t>{0}, l.options());
+  Tensor h_n = at::empty({D, B, P}, l.options());
+  Tensor c_n = at::empty(has_c ? std::vector<int64_t>{D, B, H} : std::vector<int64_t>{0}, l.options());
+  std::vector<Tensor> gh;
+  if (l.product == HiddenProduct::given)
+    for (int64_t d = 0; d < D; ++d) gh.push_back(at::mm(l.h_0[d], l.w_hh[d].t()));
+
+  Forward<T> f{l.shape, l.rows, l.product, keeps_values, l.reset_to_hx, D * width, D * P, D * H, {}};
+  for (int64_t d = 0; d < D; ++d) {
+    auto& dir = f.direction[d];
+    dir.reverse = l.reverse[d];
+    dir.w_hh = const_pointer<T>(l.w_hh[d]);
+    dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
+    dir.b_ih = s.bias ? const_pointer<T>(l.b_ih[d]) : nullptr;
+    dir.b_hh = s.bias ? const_pointer<T>(l.b_hh[d]) : nullptr;
+    dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
+    dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
+    dir.gh = gh.empty() ? nullptr : const_pointer<T>(gh[d]);
+    dir.gates = gates.mutable_data_ptr<T>() + d * width;
+    dir.y = y.mutable_data_ptr<T>() + d * P;
+    dir.c = keeps_c ? c.mutable_data_ptr<T>() + d * H : nullptr;
+    dir.h_n = h_n.mutable_data_ptr<T>() + d * B * P;
+    dir.c_n = has_c ? c_n.mutable_data_ptr<T>() + d * B * H : nullptr;
+  }
+  const Tensor workspace = l.workspace(forward_workspace(l.shape, l.plan).total);
+  cpu::kernels().forward(f, l.plan, aligned<T>(workspace));
+
+  const auto out = layer.x.scalar_type();
+  return {l.sequence.scatter(y).to(out), l.sequence.unsort(h_n).to(out),
+          has_c ? l.sequence.unsort(c_n).to(out) : c_n.to(out), keeps_c ? l.sequence.scatter(c) : c,
+          keeps_values ? buffer : at::empty({0}, l.options())};
+}
+
+// h before each step, (rows, P), where it is not simply y shifted by a step.
+template <class T>
+Tensor previous_h(const Cast<T>& l, const Tensor& y, int64_t d) {
+  const Sizes& s = l.sizes;
+  const int64_t P = s.P, ld = s.D * P;
+  Tensor h = at::zeros({l.sequence.total(), P}, l.options());
+  T* to = h.mutable_data_ptr<T>();
+  const T* from = const_pointer<T>(y) + d * P;
+  const T* h_0 = at_direction(const_pointer<T>(l.h_0), d, s.B * P);
+  at::parallel_for(0, l.rows.steps, 8, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      for (int64_t b = 0; b < l.rows.active(t); ++b) {
+        const Previous p = previous_of(l.rows, l.reverse[d], t, b);
+        const bool from_hx = p.source == Source::first || l.reset_to_hx;
+        const T* row = p.source == Source::previous ? from + p.row * ld : from_hx && h_0 ? h_0 + b * P : nullptr;
+        if (row) std::memcpy(to + l.rows.row(t, b) * P, row, P * sizeof(T));
+      }
+  });
+  return h;
+}
+
+// d_w_hh = sum over steps of d_uᵀ·h_prev, d_u (rows, G·H).
+template <class T>
+Tensor recurrent_weight_gradient(const Cast<T>& l, const Tensor& du, const Tensor& y, int64_t d) {
+  const int64_t B = l.sizes.B, N = l.sequence.total(), P = l.sizes.P;
+  if (l.sequence.ragged() || l.rows.reset) return du.t().mm(previous_h(l, y, d));
+  if (N == 0) return at::zeros({l.gates(), P}, l.options());
+  const Tensor y_d = y.narrow(1, d * P, P);
+  const bool reverse = l.reverse[d];
+  Tensor dw = reverse ? du.narrow(0, 0, N - B).t().mm(y_d.narrow(0, B, N - B))
+                      : du.narrow(0, B, N - B).t().mm(y_d.narrow(0, 0, N - B));
+  if (l.h_0.defined()) dw.addmm_(du.narrow(0, reverse ? N - B : 0, B).t(), l.h_0[d]);
+  return dw;
+}
+
+template <class T>
+std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
+                             const Tensor& saved, const Needs& needs) {
+  const Cast<T> l(layer);
+  const Sizes& s = l.sizes;
+  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
+  const bool has_c = s.cell.states > 1;
+  const auto rows_of = [&](const OptionalTensor& t) {
+    return t ? l.sequence.gather(t->to(l.type)) : Tensor();
+  };
+  const auto state_of = [&](const OptionalTensor& t) {
+    return t ? l.sequence.sort(t->to(l.type)).contiguous() : Tensor();
+  };
+  const Tensor y = rows_of(y_in), c = has_c ? rows_of(c_in) : Tensor();
+  const Tensor d_y = rows_of(gradients.d_y), d_c = has_c ? rows_of(gradients.d_c) : Tensor();
+  const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
+
+  const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
+  const Tensor d_gates = at::empty({N, D, d_width}, l.options());
+  const Tensor d_h = s.projected ? at::empty({N, D * P}, l.options()) : Tensor();
+  Tensor d_h_0 = at::empty({D, B, P}, l.options());
+  Tensor d_c_0 = has_c ? at::empty({D, B, H}, l.options()) : Tensor();
+
+  Backward<T> f{l.shape, l.rows, l.product, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+                D * d_width, D * P, {}};
+  for (int64_t d = 0; d < D; ++d) {
+    auto& dir = f.direction[d];
+    dir.reverse = l.reverse[d];
+    dir.w_hh = const_pointer<T>(l.w_hh[d]);
+    dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
+    dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
+    dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
+    dir.saved = at_direction(const_pointer<T>(saved), d, width);
+    dir.y = at_direction(const_pointer<T>(y), d, P);
+    dir.c = at_direction(const_pointer<T>(c), d, H);
+    dir.d_y = at_direction(const_pointer<T>(d_y), d, P);
+    dir.d_c = at_direction(const_pointer<T>(d_c), d, H);
+    dir.d_h_n = at_direction(const_pointer<T>(d_h_n), d, B * P);
+    dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
+    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_width;
+    dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
+    dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
+    dir.d_c_0 = has_c ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
+  }
+  const Tensor workspace = l.workspace(backward_workspace(l.shape, l.plan).total);
+  cpu::kernels().backward(f, l.plan, aligned<T>(workspace));
+
+  // Everything below is parallel in time. The last `extra` columns of the input side have a gradient of
+  // their own, the `shared` ones before them have that of the hidden side.
+  const int64_t shared = GH - extra;
+  const auto out = layer.x.scalar_type();
+  const auto none = [&] { return at::empty({0}, layer.x.options()); };
+  Tensor d_x = needs.x ? at::empty({N, s.I}, l.options()) : Tensor();
+  std::vector<Tensor> d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr;
+  for (int64_t d = 0; d < D; ++d) {
+    const Tensor rows = d_gates.select(1, d), dx = rows.narrow(1, 0, extra), du = rows.narrow(1, extra, GH);
+    const Tensor du_shared = du.narrow(1, 0, shared);
+    if (needs.x) {
+      if (d == 0) at::mm_out(d_x, du_shared, l.w_ih[d].narrow(0, 0, shared));
+      else d_x.addmm_(du_shared, l.w_ih[d].narrow(0, 0, shared));
+      if (extra) d_x.addmm_(dx, l.w_ih[d].narrow(0, shared, extra));
+    }
+    if (needs.w_ih) {
+      Tensor dw = at::empty({GH, s.I}, l.options());
+      Tensor top = dw.narrow(0, 0, shared), bottom = dw.narrow(0, shared, extra);
+      at::mm_out(top, du_shared.t(), l.x);
+      if (extra) at::mm_out(bottom, dx.t(), l.x);
+      d_w_ih.push_back(dw.to(out));
+    }
+    if (needs.w_hh) d_w_hh.push_back(recurrent_weight_gradient(l, du, y, d).to(out));
+    if (s.bias && (needs.b_ih || needs.b_hh)) {
+      const Tensor hidden_side = du.sum(0);
+      if (needs.b_ih)
+        d_b_ih.push_back((extra ? at::cat({hidden_side.narrow(0, 0, shared), dx.sum(0)}) : hidden_side.clone()).to(out));
+      if (needs.b_hh) d_b_hh.push_back(hidden_side.to(out));
+    }
+    if (s.projected && needs.w_hr) {
+      const Tensor m = saved.narrow(0, 0, N).select(1, d).narrow(1, s.cell.slots() * H, H);
+      d_w_hr.push_back(d_h.narrow(1, d * P, P).t().mm(m).to(out));
+    }
+    if (l.product == HiddenProduct::given && needs.h_0 && N > 0)
+      d_h_0[d].narrow(0, 0, N).addmm_(du, l.w_hh[d]);
+    if (l.first_reset.defined() && !l.reverse[d]) {
+      d_h_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
+      if (has_c) d_c_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
+    }
+  }
+
+  std::vector<Tensor> result;
+  result.push_back(needs.x ? l.sequence.scatter(d_x).to(out) : none());
+  result.push_back(needs.h_0 && layer.h_0 ? l.sequence.unsort(d_h_0).to(out) : none());
+  result.push_back(needs.c_0 && layer.c_0 ? l.sequence.unsort(d_c_0).to(out) : none());
+  const auto append = [&](const std::vector<Tensor>& inputs, std::vector<Tensor>& grads) {
+    for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : grads[i]);
+  };
+  append(layer.w_ih, d_w_ih), append(layer.w_hh, d_w_hh);
+  append(layer.b_ih, d_b_ih), append(layer.b_hh, d_b_hh), append(layer.w_hr, d_w_hr);
+  return result;
+}
+
+}  // namespace
+
+ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states) {
+  return arithmetic_type(layer.x) == at::kDouble ? forward<double>(layer, save, cell_states)
+                                                 : forward<float>(layer, save, cell_states);
+}
+
+std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
+                                 const Tensor& saved, const Needs& needs) {
+  return arithmetic_type(layer.x) == at::kDouble ? backward<double>(layer, gradients, y, c, saved, needs)
+                                                 : backward<float>(layer, gradients, y, c, saved, needs);
+}
+
+}  // namespace fusedrnn::ops

@@ -1,0 +1,181 @@
+// The operators' schemas, their CPU implementation, and autograd.
+//
+//   fusedrnn::layer           what people call; differentiable
+//   fusedrnn::layer_forward   the same, and the values that the backward needs
+//   fusedrnn::layer_backward  gradients; itself differentiable (fusedrnn/_ops.py), by replay
+//
+// Autograd is a C++ Function, because a call may be one step of a few microseconds.
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <array>
+
+#include "layer.h"
+
+namespace fusedrnn::ops {
+namespace {
+
+using at::TensorList;
+using Bools = c10::List<bool>;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr const char* kInputs =
+    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
+    "Tensor[] w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
+    "bool reset_to_hx";
+
+#define FUSEDRNN_INPUT_TYPES                                                                               \
+  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList w_ih, TensorList w_hh, \
+      TensorList b_ih, TensorList b_hh, TensorList w_hr, const OptionalTensor &batch_sizes,                \
+      const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
+      bool reset_to_hx
+#define FUSEDRNN_INPUTS \
+  x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
+
+Layer to_layer(FUSEDRNN_INPUT_TYPES) {
+  return {x,           h_0,     c_0,   w_ih.vec(), w_hh.vec(), b_ih.vec(), b_hh.vec(), w_hr.vec(),
+          batch_sizes, lengths, reset, cell,       reverse.vec(), reset_to_hx};
+}
+
+ForwardResult layer_forward_cpu(FUSEDRNN_INPUT_TYPES, bool save, bool cell_states) {
+  return forward_cpu(to_layer(FUSEDRNN_INPUTS), save, cell_states);
+}
+
+using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+LayerResult layer_cpu(FUSEDRNN_INPUT_TYPES, bool cell_states) {
+  auto [y, h_n, c_n, c, saved] = forward_cpu(to_layer(FUSEDRNN_INPUTS), /*save=*/false, cell_states);
+  return {y, h_n, c_n, c};
+}
+
+std::vector<Tensor> layer_backward_cpu(const OptionalTensor& d_y, const OptionalTensor& d_h_n,
+                                       const OptionalTensor& d_c_n, const OptionalTensor& d_c,
+                                       FUSEDRNN_INPUT_TYPES, const Tensor& y, const Tensor& c, const Tensor& saved,
+                                       const Bools& needs) {
+  TORCH_CHECK(needs.size() == 8, "needs must hold 8 values, one an input or list of inputs; got ", needs.size());
+  return backward_cpu(to_layer(FUSEDRNN_INPUTS), {d_y, d_h_n, d_c_n, d_c}, y, c, saved,
+                      {needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]});
+}
+
+template <class F>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<F>();
+}
+
+OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+
+class LayerFunction : public torch::autograd::Function<LayerFunction> {
+ public:
+  static variable_list forward(AutogradContext* ctx, FUSEDRNN_INPUT_TYPES, bool cell_states) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    static const auto call = op<decltype(layer_forward_cpu)>("fusedrnn::layer_forward");
+    auto [y, h_n, c_n, c, saved] = call.call(FUSEDRNN_INPUTS, /*save=*/true, cell_states);
+
+    const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
+    variable_list kept{x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
+    for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr}) kept.insert(kept.end(), list.begin(), list.end());
+    ctx->save_for_backward(std::move(kept));
+    ctx->saved_data["cell"] = cell;
+    ctx->saved_data["reverse"] = reverse;
+    ctx->saved_data["reset_to_hx"] = reset_to_hx;
+    ctx->saved_data["bias"] = !b_ih.empty();
+    ctx->set_materialize_grads(false);
+    return {y, h_n, c_n, c};
+  }
+
+  static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+    const variable_list kept = ctx->get_saved_variables();
+    const Bools reverse = ctx->saved_data["reverse"].toBoolList();
+    const int64_t D = static_cast<int64_t>(reverse.size());
+    const bool bias = ctx->saved_data["bias"].toBool();
+    size_t next = 9;  // the lists stand behind the single tensors, in the order they were kept
+    const auto take = [&](bool there) {
+      const size_t n = there ? D : 0;
+      variable_list list(kept.begin() + next, kept.begin() + next + n);
+      next += n;
+      return list;
+    };
+    const variable_list w_ih = take(true), w_hh = take(true), b_ih = take(bias), b_hh = take(bias),
+                        w_hr = take(next < kept.size());
+
+    // Edges are counted over the inputs that are there.
+    size_t edge = 0;
+    const auto needed = [&](size_t inputs) {
+      bool any = false;
+      for (size_t i = 0; i < inputs; ++i) any |= ctx->needs_input_grad(edge++);
+      return any;
+    };
+    Bools needs;
+    needs.push_back(needed(1));
+    for (const Tensor& state : {kept[1], kept[2]}) needs.push_back(needed(state.defined()));
+    for (const variable_list& list : {w_ih, w_hh, b_ih, b_hh, w_hr}) needs.push_back(needed(list.size()));
+
+    const auto run = [&] {
+      static const auto call = op<decltype(layer_backward_cpu)>("fusedrnn::layer_backward");
+      return call.call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
+                       optional(kept[1]), optional(kept[2]), w_ih, w_hh, b_ih, b_hh, w_hr, optional(kept[3]),
+                       optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse,
+                       ctx->saved_data["reset_to_hx"].toBool(), kept[6], kept[7], kept[8], needs);
+    };
+    variable_list d;
+    if (at::GradMode::is_enabled()) {
+      d = run();  // through autograd: the gradient is differentiated in turn
+    } else {
+      at::AutoDispatchBelowADInplaceOrView below;
+      d = run();
+    }
+
+    // One result an input, undefined for what has none: x, h_0, c_0, the lists, then three index tensors
+    // (which may be absent) and three plain arguments, and cell_states.
+    for (size_t i = 0; i < 3; ++i)
+      if (!needs[i]) d[i] = Tensor();
+    size_t at = 3;
+    for (const size_t i : {3, 4, 5, 6, 7}) {
+      const size_t n = (i < 5 || (i < 7 && bias) || (i == 7 && !w_hr.empty())) ? D : 0;
+      for (size_t j = 0; j < n; ++j, ++at)
+        if (!needs[i]) d[at] = Tensor();
+    }
+    d.resize(d.size() + 7);
+    return d;
+  }
+};
+
+LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
+  const auto wants = [](const Tensor& t) { return t.requires_grad(); };
+  bool any = at::GradMode::is_enabled() && (wants(x) || (h_0 && wants(*h_0)) || (c_0 && wants(*c_0)));
+  if (at::GradMode::is_enabled())
+    for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr})
+      for (const Tensor& t : list) any |= wants(t);
+  if (!any) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
+    return call.call(FUSEDRNN_INPUTS, cell_states);
+  }
+  const variable_list out = LayerFunction::apply(FUSEDRNN_INPUTS, cell_states);
+  return {out[0], out[1], out[2], out[3]};
+}
+
+TORCH_LIBRARY(fusedrnn, m) {
+  const std::string inputs = kInputs;
+  const auto define = [&m](const std::string& schema) {
+    m.def(torch::schema(schema.c_str()), {at::Tag::pt2_compliant_tag});
+  };
+  m.set_python_module("fusedrnn._ops");
+  define("layer(" + inputs + ", bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  define("layer_forward(" + inputs +
+         ", bool save, bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor saved)");
+  define("layer_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_c, " + inputs +
+         ", Tensor y, Tensor c, Tensor saved, bool[] needs) -> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
+  m.impl("layer", layer_cpu);
+  m.impl("layer_forward", layer_forward_cpu);
+  m.impl("layer_backward", layer_backward_cpu);
+}
+
+TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("layer", layer_autograd); }
+
+}  // namespace
+}  // namespace fusedrnn::ops

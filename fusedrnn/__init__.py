@@ -1,0 +1,22 @@
+"""Fused recurrent layers for PyTorch: drop-in RNN, LSTM, GRU and their cells."""
+
+from . import _ops  # first: it loads the extension, or says how to mend it  # isort: skip
+from . import functional
+from ._version import __version__
+from .convert import convert, revert
+from .functional import Weights
+from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+
+__all__ = [
+    "RNN",
+    "LSTM",
+    "GRU",
+    "RNNCell",
+    "LSTMCell",
+    "GRUCell",
+    "Weights",
+    "convert",
+    "functional",
+    "revert",
+    "__version__",
+]

@@ -1,0 +1,184 @@
+"""Loads the extension and tells torch what its operators cannot say in C++: shapes, and the second derivative.
+
+Importing this module registers `torch.ops.fusedrnn.layer` and its two companions (csrc/ops/schema.cpp), their fake
+functions, which mirror the shapes for torch.compile and torch.export, and the autograd formula of the backward.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+MEND = "pip install --no-build-isolation --force-reinstall --no-deps -e .   (in fusedrnn's source folder)"
+
+
+def _load():
+    """Import fusedrnn._C, or raise an ImportError that says what is wrong and which command mends it."""
+    folder = Path(__file__).parent
+    if not any((folder / f"_C{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES):
+        others = sorted(path.name for path in folder.glob("_C.*.so"))
+        found = f"found only {', '.join(others)}, for another Python" if others else "it has not been built"
+        raise ImportError(f"fusedrnn's compiled extension is missing ({found}). Build it with: {MEND}")
+    try:
+        from . import _C
+    except ImportError as error:
+        raise ImportError(
+            f"fusedrnn's compiled extension does not load with torch {torch.__version__}, "
+            f"probably because it was built against another torch ({error}). Build it again with: {MEND}"
+        ) from error
+    built = _C.build_info()["torch"]
+    if built != torch.__version__:
+        raise ImportError(
+            f"fusedrnn's compiled extension was built against torch {built}, but torch {torch.__version__} is "
+            f"installed. Build it again with: {MEND}"
+        )
+    return _C
+
+
+_C = _load()
+
+
+def build_info() -> dict[str, str]:
+    """What the extension was built with: torch, cuda, compiler, cpu kernels."""
+    return dict(_C.build_info())
+
+
+CELLS = {cell["name"]: cell for cell in _C.cells()}
+
+
+# --- shapes -----------------------------------------------------------------------------------------------------
+
+
+def _arithmetic(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, c_kept):
+    """y, h_n, c_n, c without contents."""
+    D, H = len(reverse), _hidden(w_hh, cell)
+    P = w_hr[0].shape[0] if w_hr else H
+    if batch_sizes is None:
+        B = x.shape[1]
+    elif h_0 is not None:
+        B = h_0.shape[1]
+    else:  # the number of sequences is a value inside batch_sizes
+        B = torch.library.get_ctx().new_dynamic_size()
+    has_c = CELLS[cell]["states"] > 1
+    return (
+        x.new_empty((*x.shape[:-1], D * P)),
+        x.new_empty((D, B, P)),
+        x.new_empty((D, B, H) if has_c else (0,)),
+        x.new_empty((*x.shape[:-1], D * H) if has_c and c_kept else (0,), dtype=_arithmetic(x)),
+    )
+
+
+def _hidden(w_hh, cell):
+    return w_hh[0].shape[0] // CELLS[cell]["gates"]
+
+
+@torch.library.register_fake("fusedrnn::layer")
+def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states):
+    return _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, cell_states)
+
+
+@torch.library.register_fake("fusedrnn::layer_forward")
+def _(
+    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, save, cell_states
+):  # fmt: skip
+    outputs = _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, save or cell_states)
+    info, H = CELLS[cell], _hidden(w_hh, cell)
+    if save and (info["saved"] or w_hr):
+        rows = x.shape[0] if batch_sizes is not None else x.shape[0] * x.shape[1]
+        width = (max(info["gates"], info["saved"]) + bool(w_hr)) * H
+        saved = x.new_empty((rows, len(reverse), width), dtype=_arithmetic(x))
+    else:
+        saved = x.new_empty((0,), dtype=_arithmetic(x))
+    return *outputs, saved
+
+
+@torch.library.register_fake("fusedrnn::layer_backward")
+def _(
+    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse,
+    reset_to_hx, y, c, saved, needs
+):  # fmt: skip
+    groups = [[x], [h_0], [c_0], w_ih, w_hh, b_ih, b_hh, w_hr]
+    return [
+        x.new_empty(t.shape if t is not None and need else (0,))
+        for group, need in zip(groups, needs, strict=True)
+        for t in group
+    ]
+
+
+# --- second derivative ------------------------------------------------------------------------------------------
+# The backward is differentiated by replaying the layer step by step in differentiable torch operations: exact, any
+# device, but at the speed of a Python loop. Only create_graph=True comes here.
+
+_INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of layer_backward
+
+
+def _save_for_replay(ctx, inputs, output):
+    flat, ctx.shape_of = _flatten(inputs[:12])
+    ctx.rest = inputs[12:]
+    ctx.save_for_backward(*flat)
+
+
+def _flatten(arguments):
+    """The tensors among arguments, and how to put them back: None, an index, or a list of indices."""
+    flat, places = [], []
+    for argument in arguments:
+        if argument is None:
+            places.append(None)
+        elif isinstance(argument, Tensor):
+            places.append(len(flat))
+            flat.append(argument)
+        else:
+            places.append([len(flat) + i for i in range(len(argument))])
+            flat.extend(argument)
+    return flat, places
+
+
+def _replay(ctx, *_grads):
+    from . import reference
+
+    incoming = _grads[0] if len(_grads) == 1 and isinstance(_grads[0], (list, tuple)) else _grads
+    batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = ctx.rest
+    with torch.enable_grad():
+        flat = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        build = [
+            None if place is None else flat[place] if isinstance(place, int) else [flat[i] for i in place]
+            for place in ctx.shape_of
+        ]
+        d_outputs, inputs = build[:4], build[_INPUTS]
+        outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
+        pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
+        # The first derivative again, over what it was asked for, in the order of layer_backward's results.
+        results = [
+            (t, need)
+            for group, need in zip(inputs, needs, strict=True)
+            for t in (group if isinstance(group, list) else [group])
+        ]
+        asked = [t for t, need in results if need and t is not None]
+        first = torch.autograd.grad(
+            [o for o, _ in pairs], asked, [d.to(o.dtype) for o, d in pairs], create_graph=True, allow_unused=True
+        )
+        first = iter(first)
+        weighted = [
+            (derivative, v)
+            for (t, need), v in zip(results, incoming, strict=True)
+            if need and t is not None and (derivative := next(first)) is not None and v is not None
+            if derivative.requires_grad
+        ]
+    second = torch.autograd.grad(
+        [d for d, _ in weighted], flat, [v.to(d.dtype) for d, v in weighted], allow_unused=True
+    ) if weighted else [None] * len(flat)  # fmt: skip
+    grads = [
+        None if place is None else second[place] if isinstance(place, int) else [second[i] for i in place]
+        for place in ctx.shape_of
+    ]
+    return *grads, *[None] * len(ctx.rest)
+
+
+torch.library.register_autograd("fusedrnn::layer_backward", _replay, setup_context=_save_for_replay)

@@ -1,0 +1,95 @@
+"""Swap torch.nn's recurrent modules inside a model for ours, and back.
+
+A module is converted by nothing but a change of its class: parameters, hooks, buffers, training mode and every
+reference to it, an optimizer's included, stay what they are. That is sound because our classes are subclasses of
+torch.nn's that add no attribute to an instance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.utils import parametrize
+
+from . import modules
+
+_OURS = {getattr(torch.nn, name): getattr(modules, name) for name in modules.__all__}
+_TORCHS = {ours: torchs for torchs, ours in _OURS.items()}
+
+
+def convert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+    """Turn every torch.nn RNN, LSTM, GRU and cell inside a model, itself included, into fusedrnn's, in place.
+
+    model: the model; it is returned
+    report: called with one line for each module changed, and for each recurrent one left alone with the reason
+
+    Raises TypeError if model is not a torch.nn.Module.
+    """
+    return _swap(model, _OURS, report)
+
+
+def revert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+    """Turn every fusedrnn module inside a model, itself included, back into torch.nn's, in place.
+
+    Arguments and errors are those of `convert`.
+    """
+    return _swap(model, _TORCHS, report)
+
+
+def _swap(model, classes, report):
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    for name, module in model.named_modules():
+        old = _plain_class(module)
+        reason = _reason_to_leave(module, old, classes)
+        if reason is not None:
+            line = f"{_title(old)} left alone: {reason}"
+        elif old in classes:
+            _set_class(module, classes[old])
+            line = f"{_title(old)} -> {_title(classes[old])}"
+        else:
+            continue
+        if report is not None:
+            report(f"{name or '(root)'}: {line}")
+    return model
+
+
+def _plain_class(module: torch.nn.Module) -> type:
+    """The module's class, seen through the one that torch.nn.utils.parametrize puts over it."""
+    return type(module).__base__ if parametrize.is_parametrized(module) else type(module)
+
+
+def _set_class(module: torch.nn.Module, new: type) -> None:
+    if parametrize.is_parametrized(module):
+        # parametrize made a class for this module, with the parametrized weights as its properties: make one alike.
+        own = {key: value for key, value in vars(type(module)).items() if key not in ("__dict__", "__weakref__")}
+        new = type(f"Parametrized{new.__name__}", (new,), own)
+    module.__class__ = new
+
+
+def _reason_to_leave(module: torch.nn.Module, kind: type, classes: dict[type, type]) -> str | None:
+    """Why a recurrent module is left alone, or None if it is swapped or no matter of ours."""
+    if kind in classes:
+        if "forward" in vars(module):
+            return "its forward is replaced on the instance, which a change of class would not reach"
+        return None
+    if classes is _OURS:
+        if isinstance(module, tuple(_TORCHS)):
+            return None
+        if getattr(module, "original_name", None) in modules.__all__ and isinstance(module, torch.jit.ScriptModule):
+            return "it is compiled by TorchScript"
+        if kind.__module__.startswith("torch.ao.nn.") and kind.__name__ in modules.__all__:
+            return "it is a quantized variant"
+    for known in classes:
+        if isinstance(module, known):
+            return f"it is a subclass of {_title(known)}, whose own code may rely on that class"
+    return None
+
+
+def _title(kind: type) -> str:
+    if kind in _OURS:
+        return f"torch.nn.{kind.__name__}"
+    if kind in _TORCHS:
+        return f"fusedrnn.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"

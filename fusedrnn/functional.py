@@ -1,0 +1,242 @@
+"""Recurrent layers as functions: layers × directions stacked from calls of the op `torch.ops.fusedrnn.layer`.
+
+Everything is time-first: x is (T, B, I), or the (N, I) rows of a PackedSequence together with its batch_sizes.
+Weights come as a flat sequence of `Weights`, layer by layer and within a layer direction by direction. Shapes, dtypes
+and devices are checked by the op. One layer costs one op call, both directions in it, and no copies around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import _ops  # noqa: F401  registers the op
+
+__all__ = ["Weights", "rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"]
+
+_layer = torch.ops.fusedrnn.layer.default
+_CELL_OF = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+_RESET_TO_HX = {"zeros": False, "hx": True}
+
+
+class Weights(NamedTuple):
+    """The weights of one direction of one layer, in torch.nn's layout; G gates, P = H without projection.
+
+    w_ih: (G*H, I) — input weights
+    w_hh: (G*H, P) — hidden weights
+    b_ih, b_hh: (G*H) — biases; both or neither
+    w_hr: (P, H) — projection of an LSTM's hidden state
+    """
+
+    w_ih: Tensor
+    w_hh: Tensor
+    b_ih: Tensor | None = None
+    b_hh: Tensor | None = None
+    w_hr: Tensor | None = None
+
+
+def rnn(
+    x: Tensor,
+    weights: Sequence[Weights],
+    hx: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_to: str = "zeros",
+) -> tuple[Tensor, Tensor]:
+    """Run stacked Elman layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
+
+    x: (T, B, I), or (N, I) with batch_sizes — input sequence
+    weights: L*D Weights — layer by layer, direction by direction
+    hx: (L*D, B, H) — first state h_0; zeros if omitted
+    nonlinearity: "tanh" or "relu"
+    dropout: probability of zeroing an output of every layer but the last, while training
+    batch_sizes: (T,) int64 on the CPU — rows of each step, of a packed x
+    lengths: (B,) integer — row b ends after lengths[b] steps, padding comes out as zeros
+    reset: (T, B) bool, or (N,) when packed — where true, the state starts afresh before that step
+    reset_to: "zeros" or "hx" — what it starts afresh from
+
+    Raises ValueError for an unknown nonlinearity or reset_to, for a number of weights or of states that does not
+    make whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.
+    Source: torch.nn.RNN's documentation.
+    """
+    cell = _cell_of(nonlinearity)
+    return run_layers(
+        cell, x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False
+    )[:2]
+
+
+def gru(
+    x: Tensor,
+    weights: Sequence[Weights],
+    hx: Tensor | None = None,
+    *,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_to: str = "zeros",
+) -> tuple[Tensor, Tensor]:
+    """Run stacked GRU layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
+
+    Arguments and errors are those of `rnn`, with three gates r, z, n in each weight.
+    Source: torch.nn.GRU's documentation.
+    """
+    return run_layers(
+        "gru", x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False
+    )[:2]
+
+
+def lstm(
+    x: Tensor,
+    weights: Sequence[Weights],
+    hx: tuple[Tensor, Tensor] | None = None,
+    *,
+    bidirectional: bool = False,
+    dropout: float = 0.0,
+    training: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_to: str = "zeros",
+    return_cell_states: bool = False,
+):
+    """Run stacked LSTM layers over a sequence and return y (T, B, D*P) and (h_n (L*D, B, P), c_n (L*D, B, H)).
+
+    Arguments and errors are those of `rnn`, with four gates i, f, g, o in each weight, and beside them
+    hx: (L*D, B, P) and (L*D, B, H) — first states h_0 and c_0; zeros if omitted
+    return_cell_states: whether to return, third, every c_t of the last layer, (T, B, D*H)
+
+    Source: torch.nn.LSTM's documentation.
+    """
+    h_0, c_0 = (None, None) if hx is None else hx
+    y, h_n, c_n, c = run_layers(
+        "lstm",
+        x,
+        weights,
+        h_0,
+        c_0,
+        bidirectional,
+        dropout,
+        training,
+        batch_sizes,
+        lengths,
+        reset,
+        reset_to,
+        return_cell_states,
+    )
+    return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))
+
+
+def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: str = "tanh") -> Tensor:
+    """Run one step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
+    return _step(_cell_of(nonlinearity), x, weights, hx, None)[0]
+
+
+def gru_cell(x: Tensor, weights: Weights, hx: Tensor | None = None) -> Tensor:
+    """Run one step of a GRU cell: x (B, I), hx (B, H) → h (B, H)."""
+    return _step("gru", x, weights, hx, None)[0]
+
+
+def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """Run one step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
+    h_0, c_0 = (None, None) if hx is None else hx
+    return _step("lstm", x, weights, h_0, c_0)
+
+
+def _cell_of(nonlinearity: str) -> str:
+    if nonlinearity not in _CELL_OF:
+        raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+    return _CELL_OF[nonlinearity]
+
+
+def run_layers(
+    cell, x, weights, h_0, c_0, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, cell_states
+):
+    """Run every layer and return y, h_n, c_n and the last layer's c, all of x's dtype."""
+    if reset_to not in _RESET_TO_HX:
+        raise ValueError(f"reset_to must be 'zeros' or 'hx'; got {reset_to!r}")
+    reverse = [False, True] if bidirectional else [False]
+    D = len(reverse)
+    if not weights or len(weights) % D:
+        raise ValueError(f"weights must hold {D} per layer, one for each direction; got {len(weights)}")
+    for name, state in (("h_0", h_0), ("c_0", c_0)):
+        if state is not None and state.size(0) != len(weights):
+            raise ValueError(f"{name} must hold L*D = {len(weights)} states; got {state.size(0)}")
+    if autocasts(x):
+        x, weights, h_0, c_0 = _autocast(x, weights, h_0, c_0)
+
+    h_ns, c_ns = [], []
+    for first in range(0, len(weights), D):
+        own = slice(first, first + D)
+        last = first + D == len(weights)
+        x, h_n, c_n, c = _layer(
+            x,
+            h_0 if h_0 is None or len(weights) == D else h_0[own],
+            c_0 if c_0 is None or len(weights) == D else c_0[own],
+            *_by_direction(weights[own]),
+            batch_sizes,
+            lengths,
+            reset,
+            cell,
+            reverse,
+            _RESET_TO_HX[reset_to],
+            cell_states and last,
+        )
+        h_ns.append(h_n)
+        c_ns.append(c_n)
+        if dropout and training and not last:
+            x = torch.dropout(x, dropout, True)  # the call ATen makes between layers: the same draws from a seed
+    if len(weights) > D:
+        h_n, c_n = torch.cat(h_ns), torch.cat(c_ns)
+    return x, h_n, c_n, c.to(x.dtype) if cell_states else c
+
+
+def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Run one step, a sequence of T = 1, and return h (B, H) and c (B, H)."""
+    if autocasts(x):
+        x, (weights,), h_0, c_0 = _autocast(x, (weights,), h_0, c_0)
+    _, h_n, c_n, _ = _layer(
+        x.unsqueeze(0),
+        None if h_0 is None else h_0.unsqueeze(0),
+        None if c_0 is None else c_0.unsqueeze(0),
+        *_by_direction((weights,)),
+        batch_sizes=None,
+        lengths=None,
+        reset=None,
+        cell=cell,
+        reverse=[False],
+        reset_to_hx=False,
+        cell_states=False,
+    )
+    return h_n.squeeze(0), c_n.squeeze(0) if cell == "lstm" else c_n
+
+
+def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor]]:
+    """Turn the Weights of each direction into the op's lists, one for each role, empty where there are none."""
+    return [[w for w in role if w is not None] for role in zip(*weights)]
+
+
+def autocasts(x: Tensor) -> bool:
+    enabled = torch.is_autocast_enabled("cuda" if x.is_cuda else "cpu")
+    return enabled and x.is_floating_point() and x.dtype != torch.float64
+
+
+def _autocast(x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None):
+    """Bring everything to autocast's dtype, as torch.nn's layers do on CUDA; sums stay in float32."""
+    dtype = torch.get_autocast_dtype(x.device.type)
+
+    def cast(tensor):
+        return None if tensor is None else tensor.to(dtype)
+
+    return cast(x), [Weights(*map(cast, w)) for w in weights], cast(h_0), cast(c_0)

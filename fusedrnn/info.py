@@ -1,0 +1,31 @@
+"""What is installed and what it was built with, as text for a person or a bug report."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from . import _ops
+from ._version import __version__
+
+
+def facts() -> dict[str, str]:
+    """Return what describes this installation, name → value, in the order of reading."""
+    return {
+        "fusedrnn": __version__,
+        **_ops.build_info(),
+        "running torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        **{f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())},
+    }
+
+
+def info() -> str:
+    """Return `facts` as aligned lines."""
+    lines = facts()
+    width = max(map(len, lines))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in lines.items())

@@ -1,0 +1,192 @@
+"""What the layers share: from torch.nn's calling conventions to `fusedrnn.functional`'s one, and back.
+
+torch.nn's modules stay in charge of everything but the forward pass: constructor, initialisation, parameter names,
+serialisation, repr and argument checks are inherited. No attribute is added to an instance, so that a torch.nn module
+becomes one of ours by nothing but a change of its class (see `fusedrnn.convert`).
+
+Weights are read by name at every call, never from torch.nn's list of them (`_flat_weights`): that list goes stale
+under functional_call, weight_norm and parametrizations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from .. import functional
+from ..functional import Weights
+
+
+class Recurrent:
+    """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase."""
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: torch.nn gathers the weights into one block for cuDNN alone, our kernels take them as they are."""
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """Check the input as torch.nn does, against the weights in use rather than `_flat_weights`.
+
+        Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
+        """
+        dtype = self._weight("weight_ih_l0").dtype
+        if input.dtype != dtype and not functional.autocasts(input):
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
+                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
+            )
+        dims = 3 if batch_sizes is None else 2
+        if input.dim() != dims:
+            raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
+        if input.size(-1) != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}"
+            )
+
+    def _weight(self, name: str) -> Tensor:
+        weight = self._parameters.get(name)  # a plain parameter, and an eighth of getattr's time
+        return getattr(self, name) if weight is None else weight
+
+    def _weights(self) -> list[Weights]:
+        weights = []
+        for names in self._all_weights:
+            tensors = [self._weight(name) for name in names]
+            w_hr = tensors.pop() if self.proj_size else None
+            weights.append(Weights(*tensors, w_hr=w_hr))
+        return weights
+
+    def _run(self, input, states, lengths, reset, reset_to, cell_states=False):
+        """Run the layer as it was called and return y, h_n, c_n and c in the caller's layout.
+
+        states: the tuple of first states, (h_0,) or (h_0, c_0), or None
+        """
+        if isinstance(input, PackedSequence):
+            return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
+        batched = input.dim() == 3
+        if not batched:
+            if input.dim() != 2:
+                raise ValueError(f"{self._get_name()}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            input = input.unsqueeze(0 if self.batch_first else 1)
+        if states is not None:
+            states = [_batched_state(state, batched) for state in states]
+        self._check(input, states, None)
+        if lengths is not None:
+            lengths = _as_lengths(lengths, input.size(0 if self.batch_first else 1), batched)
+        if reset is not None:
+            reset = _as_reset(reset, input, batched, self.batch_first)
+        if self.batch_first:
+            input = input.transpose(0, 1)
+        y, h_n, c_n, c = self._run_layers(input, states, None, lengths, reset, reset_to, cell_states)
+        if not batched:
+            y, h_n = y.squeeze(1), h_n.squeeze(1)
+            if self.mode == "LSTM":
+                c_n, c = c_n.squeeze(1), c.squeeze(1) if cell_states else c
+        elif self.batch_first:
+            y, c = y.transpose(0, 1), c.transpose(0, 1) if cell_states else c
+        return y, h_n, c_n, c
+
+    def _run_packed(self, input, states, lengths, reset, reset_to, cell_states):
+        if lengths is not None:
+            raise ValueError("lengths belong to a padded input; a PackedSequence brings its own")
+        x, batch_sizes, sorted_indices, unsorted_indices = input
+        self._check(x, states, batch_sizes)
+        if states is not None and sorted_indices is not None:
+            states = [state.index_select(1, sorted_indices) for state in states]
+        if reset is not None:
+            reset = _as_packed_reset(reset, input)
+        y, h_n, c_n, c = self._run_layers(x, states, batch_sizes, None, reset, reset_to, cell_states)
+        if unsorted_indices is not None:
+            h_n = h_n.index_select(1, unsorted_indices)
+            c_n = c_n.index_select(1, unsorted_indices) if self.mode == "LSTM" else c_n
+        y, c = (PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in (y, c))
+        return y, h_n, c_n, c
+
+    def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
+        h_0, c_0 = (None, None) if states is None else states if self.mode == "LSTM" else (*states, None)
+        return functional.run_layers(
+            self.mode.lower(),
+            x,
+            self._weights(),
+            h_0,
+            c_0,
+            self.bidirectional,
+            self.dropout,
+            self.training,
+            batch_sizes,
+            lengths,
+            reset,
+            reset_to,
+            cell_states,
+        )
+
+    def _check(self, x, states, batch_sizes):
+        if states is None:
+            self.check_input(x, batch_sizes)
+        else:
+            self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
+
+
+def _batched_state(state: Tensor, batched: bool) -> Tensor:
+    dims = 3 if batched else 2
+    if state.dim() != dims:
+        kind = "batched" if batched else "unbatched"
+        raise RuntimeError(f"For {kind} {dims}-D input, hx should also be {dims}-D but got {state.dim()}-D tensor")
+    return state if batched else state.unsqueeze(1)
+
+
+def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) -> Tensor:
+    """Check what only the caller's layout shows, and return lengths (B,); the op checks their values."""
+    if not isinstance(lengths, Tensor):
+        lengths = torch.as_tensor(lengths)
+        if not lengths.numel():
+            lengths = lengths.long()  # an empty list says nothing of its dtype
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
+        raise ValueError(f"lengths must be integers; got {lengths.dtype}")
+    expected = (B,) if batched else ()
+    if tuple(lengths.shape) != expected:
+        name = "(B,) = " if batched else ""
+        raise ValueError(f"lengths must be {name}{expected}; got {tuple(lengths.shape)}")
+    return lengths if batched else lengths.unsqueeze(0)
+
+
+def _as_reset(reset: Tensor, input: Tensor, batched: bool, batch_first: bool) -> Tensor:
+    """Check reset against the input's own layout, and return it (T, B)."""
+    if isinstance(reset, PackedSequence):
+        raise ValueError("reset must be a tensor, as the input is; got a PackedSequence")
+    name, expected = ("(B, T)" if batch_first else "(T, B)"), tuple(input.shape[:2])
+    if not batched:
+        name, expected = "(T,)", (input.size(1 if batch_first else 0),)
+    if reset.dtype != torch.bool or tuple(reset.shape) != expected:
+        raise ValueError(f"reset must be {name} = {expected} torch.bool; got {tuple(reset.shape)} {reset.dtype}")
+    if not batched:
+        return reset.unsqueeze(1)
+    return reset.transpose(0, 1) if batch_first else reset
+
+
+def _as_packed_reset(reset: PackedSequence, input: PackedSequence) -> Tensor:
+    """Check that reset is packed as the input is, and return its rows (N,)."""
+    if not isinstance(reset, PackedSequence):
+        raise ValueError(f"reset must be a PackedSequence, as the input is; got a {type(reset).__name__}")
+    rows, expected = reset.data, tuple(input.data.shape[:1])
+    if rows.dtype != torch.bool or tuple(rows.shape) != expected:
+        raise ValueError(f"reset must be packed (N,) = {expected} torch.bool; got {tuple(rows.shape)} {rows.dtype}")
+    if not torch.compiler.is_compiling() and not _packed_alike(reset, input):
+        raise ValueError(
+            f"reset must be packed as the input is, with batch_sizes {input.batch_sizes.tolist()} and sorted_indices "
+            f"{_values(input.sorted_indices)}; got {reset.batch_sizes.tolist()} and {_values(reset.sorted_indices)}"
+        )
+    return rows
+
+
+def _packed_alike(a: PackedSequence, b: PackedSequence) -> bool:
+    if not torch.equal(a.batch_sizes, b.batch_sizes):
+        return False
+    if a.sorted_indices is None or b.sorted_indices is None:
+        return a.sorted_indices is b.sorted_indices
+    return a.sorted_indices is b.sorted_indices or torch.equal(a.sorted_indices, b.sorted_indices)
+
+
+def _values(tensor: Tensor | None) -> list | None:
+    return None if tensor is None else tensor.tolist()

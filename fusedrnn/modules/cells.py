@@ -1,0 +1,65 @@
+"""RNNCell, LSTMCell and GRUCell: torch.nn's cells, one step each, with our forward pass.
+
+Constructor, parameters and everything else are torch.nn's. Weights are read by name at every call.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import functional
+from ..functional import Weights
+
+
+class Cell:
+    """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
+
+    def _weights(self) -> Weights:
+        return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+
+    def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
+        """Check ranks as torch.nn does, and return input and states with a batch dimension."""
+        for name, tensor in zip(("input", "hx[0]", "hx[1]"), (input, *states)):
+            if tensor.dim() not in (1, 2):
+                raise ValueError(f"{self._get_name()}: Expected {name} to be 1D or 2D, got {tensor.dim()}D instead")
+        return [input, *states] if input.dim() == 2 else [tensor.unsqueeze(0) for tensor in (input, *states)]
+
+
+class RNNCell(Cell, torch.nn.RNNCell):
+    """One step of an Elman RNN (tanh or relu), a drop-in torch.nn.RNNCell.
+
+    Source: torch.nn.RNNCell's documentation, for the constructor's arguments and the formula.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
+        x, *states = self._batch(input) if hx is None else self._batch(input, hx)
+        h = functional.rnn_cell(x, self._weights(), *states, nonlinearity=self.nonlinearity)
+        return h if input.dim() == 2 else h.squeeze(0)
+
+
+class GRUCell(Cell, torch.nn.GRUCell):
+    """One step of a GRU, a drop-in torch.nn.GRUCell.
+
+    Source: torch.nn.GRUCell's documentation, for the constructor's arguments and the formula.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
+        x, *states = self._batch(input) if hx is None else self._batch(input, hx)
+        h = functional.gru_cell(x, self._weights(), *states)
+        return h if input.dim() == 2 else h.squeeze(0)
+
+
+class LSTMCell(Cell, torch.nn.LSTMCell):
+    """One step of an LSTM, a drop-in torch.nn.LSTMCell.
+
+    Source: torch.nn.LSTMCell's documentation, for the constructor's arguments and the formula.
+    """
+
+    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+        """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); all without B for one sample."""
+        x, *states = self._batch(input, *(() if hx is None else hx))
+        h, c = functional.lstm_cell(x, self._weights(), states or None)
+        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))

@@ -1,0 +1,83 @@
+"""Builds fusedrnn._C. What is built, and why, is decided by `build_decision`, a pure function that tests call.
+
+Nothing is downloaded. Environment: FUSEDRNN_CUDA=0|1 forces the CUDA part off or on (default: on where torch is a
+CUDA build and nvcc is found), TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured by torch's own build machinery.
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).resolve().parent
+HOW_TO_GET_TORCH = "pip install torch==2.13.0 (or the build for your CUDA), then: pip install --no-build-isolation -e ."
+
+
+def build_decision(request, torch_cuda, nvcc, sources):
+    """(with_cuda, one line that says why).
+
+    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None;
+    sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be met.
+    """
+    if request not in (None, "", "0", "1"):
+        raise SystemExit(f"fusedrnn: FUSEDRNN_CUDA must be 0 or 1; got {request!r}")
+    if request == "0":
+        return False, "CPU only: FUSEDRNN_CUDA=0"
+    missing = []
+    if not sources:
+        missing.append("this version of fusedrnn has no CUDA kernels yet")
+    if not torch_cuda:
+        missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
+    if not nvcc:
+        missing.append(f"nvcc was not found (install the CUDA toolkit {torch_cuda or ''} and set CUDA_HOME)")
+    if not missing:
+        return True, f"with CUDA {torch_cuda}: {nvcc}"
+    if request == "1":
+        raise SystemExit("fusedrnn: FUSEDRNN_CUDA=1 cannot be met: " + "; ".join(missing))
+    return False, "CPU only: " + "; ".join(missing)
+
+
+def find_nvcc(cuda_home):
+    found = cuda_home and shutil.which("nvcc", path=str(Path(cuda_home) / "bin"))
+    return found or shutil.which("nvcc")
+
+
+def extension():
+    try:
+        import torch
+        from torch.utils import cpp_extension
+    except ImportError as error:
+        raise SystemExit(f"fusedrnn: building needs torch in this very environment ({error}). {HOW_TO_GET_TORCH}")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
+        raise SystemExit(f"fusedrnn: torch {torch.__version__} is too old, 2.11 or newer is needed. {HOW_TO_GET_TORCH}")
+
+    relative = lambda pattern: sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
+    cuda_sources = relative("csrc/cuda/*.cu")
+    nvcc = find_nvcc(cpp_extension.CUDA_HOME)
+    with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, len(cuda_sources))
+    print(f"fusedrnn: building {why}", file=sys.stderr)
+
+    sources = [s for pattern in ("core", "cpu", "ops") for s in relative(f"csrc/{pattern}/*.cpp")]
+    macros = [
+        ("FUSEDRNN_TORCH_VERSION", torch.__version__),
+        ("FUSEDRNN_CUDA_VERSION", torch.version.cuda if with_cuda else "none"),
+    ]
+    # -fno-trapping-math lets the compiler turn the clamps of core/math.h into vector selects; it changes no result.
+    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
+    cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
+    kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
+    return kind(
+        "fusedrnn._C",
+        sources + (cuda_sources if with_cuda else []),
+        depends=[s for pattern in ("h", "inc", "cuh") for s in relative(f"csrc/**/*.{pattern}")],
+        define_macros=macros,
+        extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++20"]} if with_cuda else cxx,
+        extra_link_args=["-fopenmp"],
+    ), cpp_extension.BuildExtension
+
+
+if __name__ == "__main__":
+    module, builder = extension()
+    setup(ext_modules=[module], cmdclass={"build_ext": builder})
