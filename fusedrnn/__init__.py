@@ -6,6 +6,7 @@ from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from .plan import Plan, plan
 
 __all__ = [
     "RNN",
@@ -14,9 +15,11 @@ __all__ = [
     "RNNCell",
     "LSTMCell",
     "GRUCell",
+    "Plan",
     "Weights",
     "convert",
     "functional",
+    "plan",
     "revert",
     "__version__",
 ]

@@ -56,6 +56,14 @@ def _arithmetic(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _check_devices(x, h_0, c_0, reset, *lists):
+    names = ("h_0", "c_0", "reset", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
+    for name, tensors in zip(names, ([h_0], [c_0], [reset], *lists), strict=True):
+        for t in tensors:
+            if t is not None and t.device != x.device:
+                raise RuntimeError(f"{name} is on {t.device} but x is on {x.device}")
+
+
 def _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, c_kept):
     """y, h_n, c_n, c without contents."""
     D, H = len(reverse), _hidden(w_hh, cell)
@@ -81,6 +89,7 @@ def _hidden(w_hh, cell):
 
 @torch.library.register_fake("fusedrnn::layer")
 def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states):
+    _check_devices(x, h_0, c_0, reset, w_ih, w_hh, b_ih, b_hh, w_hr)
     return _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, cell_states)
 
 
@@ -88,6 +97,7 @@ def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, ce
 def _(
     x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, save, cell_states
 ):  # fmt: skip
+    _check_devices(x, h_0, c_0, reset, w_ih, w_hh, b_ih, b_hh, w_hr)
     outputs = _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, save or cell_states)
     info, H = CELLS[cell], _hidden(w_hh, cell)
     if save and (info["saved"] or w_hr):

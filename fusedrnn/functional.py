@@ -206,18 +206,19 @@ def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tenso
     """Run one step, a sequence of T = 1, and return h (B, H) and c (B, H)."""
     if autocasts(x):
         x, (weights,), h_0, c_0 = _autocast(x, (weights,), h_0, c_0)
+    absent = None  # batch_sizes, lengths and reset
     _, h_n, c_n, _ = _layer(
         x.unsqueeze(0),
         None if h_0 is None else h_0.unsqueeze(0),
         None if c_0 is None else c_0.unsqueeze(0),
         *_by_direction((weights,)),
-        batch_sizes=None,
-        lengths=None,
-        reset=None,
-        cell=cell,
-        reverse=[False],
-        reset_to_hx=False,
-        cell_states=False,
+        absent,
+        absent,
+        absent,
+        cell,
+        [False],
+        False,
+        False,
     )
     return h_n.squeeze(0), c_n.squeeze(0) if cell == "lstm" else c_n
 

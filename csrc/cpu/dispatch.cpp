@@ -1,33 +1,50 @@
+// Which instruction set's kernels run.
+#include <atomic>
 #include <cstdlib>
 #include <stdexcept>
-#include <string>
 
 #include "kernels.h"
 
 namespace fusedrnn::cpu {
 namespace {
 
-const Kernels& choose() {
-  const char* named = std::getenv("FUSEDRNN_ISA");
-  const std::string wanted = named ? named : "";
+const Kernels& find(const std::string& name) {
+  std::string names;
+  for (const Kernels* k : available()) {
+    if (name == k->unit.name) return *k;
+    names += (names.empty() ? "" : ", ") + std::string(k->unit.name);
+  }
+  throw std::invalid_argument("FUSEDRNN_ISA must be one of what this processor has: " + names + "; got '" + name + "'");
+}
+
+std::atomic<const Kernels*> chosen{nullptr};
+
+}  // namespace
+
+std::vector<const Kernels*> available() {
+  std::vector<const Kernels*> sets;
 #if defined(__x86_64__)
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-  if (avx512 && (wanted.empty() || wanted == "avx512")) return kAvx512;
-  if (avx2 && (wanted.empty() || wanted == "avx2")) return kAvx2;
+  if (avx512) sets.push_back(&kAvx512);
+  if (avx2) sets.push_back(&kAvx2);
 #endif
-  if (wanted.empty() || wanted == "portable") return kPortable;
-  throw std::runtime_error("FUSEDRNN_ISA=" + wanted +
-                           ": expected portable, avx2 or avx512, and one that this processor has");
+  sets.push_back(&kPortable);
+  return sets;
 }
-
-}  // namespace
 
 const Kernels& kernels() {
-  static const Kernels& chosen = choose();
-  return chosen;
+  const Kernels* k = chosen.load(std::memory_order_acquire);
+  if (!k) {
+    const char* named = std::getenv("FUSEDRNN_ISA");
+    k = named && *named ? &find(named) : available().front();
+    chosen.store(k, std::memory_order_release);
+  }
+  return *k;
 }
+
+void use(const std::string& name) { chosen.store(&find(name), std::memory_order_release); }
 
 }  // namespace fusedrnn::cpu

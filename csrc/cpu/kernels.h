@@ -4,6 +4,9 @@
 // another target. The caller chooses once, by what the processor has.
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "../core/plan.h"
 #include "../core/problem.h"
 
@@ -28,8 +31,12 @@ extern const Kernels kPortable;
 extern const Kernels kAvx2, kAvx512;
 #endif
 
-// The widest set of this processor, or the one that FUSEDRNN_ISA (portable, avx2, avx512) names.
-// Throws std::runtime_error when the processor lacks what is named.
+// The sets that this processor can run, widest first.
+std::vector<const Kernels*> available();
+
+// The set in use: the widest, or the one that the environment's FUSEDRNN_ISA or the last `use` names.
+// Both throw std::invalid_argument for a name that is not available.
 const Kernels& kernels();
+void use(const std::string& name);
 
 }  // namespace fusedrnn::cpu

@@ -1,6 +1,7 @@
 // A layer on the CPU: cast to the arithmetic type, one GEMM for everything that is parallel in time, the
 // sequential kernel between, and the same backwards. Owns every buffer of the call.
 #include <ATen/Parallel.h>
+#include <ATen/autocast_mode.h>
 
 #include <cstring>
 
@@ -11,7 +12,10 @@
 namespace fusedrnn::ops {
 namespace {
 
-using at::indexing::Slice;
+// The GEMMs in here run in the type that was chosen for them, whatever autocast would make of a GEMM.
+struct NoAutocast {
+  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
+};
 
 // 16-bit types are for storage: the arithmetic, the carried state and what is saved are float32.
 at::ScalarType arithmetic_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
@@ -289,12 +293,14 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
 }  // namespace
 
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states) {
+  const NoAutocast keep_type;
   return arithmetic_type(layer.x) == at::kDouble ? forward<double>(layer, save, cell_states)
                                                  : forward<float>(layer, save, cell_states);
 }
 
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
                                  const Tensor& saved, const Needs& needs) {
+  const NoAutocast keep_type;
   return arithmetic_type(layer.x) == at::kDouble ? backward<double>(layer, gradients, y, c, saved, needs)
                                                  : backward<float>(layer, gradients, y, c, saved, needs);
 }

@@ -5,6 +5,7 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "../core/plan.h"
 #include "../cpu/kernels.h"
@@ -68,6 +69,12 @@ py::list cells() {
   return list;
 }
 
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const cpu::Kernels* k : cpu::available()) names.push_back(k->unit.name);
+  return names;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
@@ -76,4 +83,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P") = 0, py::arg("D") = 1,
         py::arg("element_bytes") = 4, py::arg("threads") = 1);
   m.def("cells", &cells);
+  m.def("available_isas", &available_isas);
+  m.def("use_isa", &cpu::use, py::arg("name"));
 }

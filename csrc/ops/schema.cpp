@@ -175,6 +175,20 @@ TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
   m.impl("layer_backward", layer_backward_cpu);
 }
 
+#if !defined(FUSEDRNN_WITH_CUDA)
+// Without this the dispatcher would say only that a kernel is missing, not what to do about it.
+void refuse_cuda(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
+  TORCH_CHECK_NOT_IMPLEMENTED(false, op.schema().name(), " was given CUDA tensors, but this build of fusedrnn has "
+                              "CPU kernels only (python -m fusedrnn info says why). Move the module and its input "
+                              "to the CPU, or use torch.nn there (fusedrnn.revert).");
+}
+
+TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) {
+  for (const char* name : {"layer", "layer_forward", "layer_backward"})
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
+}
+#endif
+
 TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("layer", layer_autograd); }
 
 }  // namespace

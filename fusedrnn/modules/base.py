@@ -20,18 +20,24 @@ from .. import functional
 from ..functional import Weights
 
 
+def weight_of(module: torch.nn.Module, name: str) -> Tensor | None:
+    """Return the weight of that name as it stands now: a parameter, or what a reparametrisation puts in its place."""
+    weight = module._parameters.get(name)  # an eighth of getattr's time, and right for every plain parameter
+    return getattr(module, name) if weight is None else weight
+
+
 class Recurrent:
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase."""
 
     def flatten_parameters(self) -> None:
-        """Do nothing: torch.nn gathers the weights into one block for cuDNN alone, our kernels take them as they are."""
+        """Do nothing: torch.nn gathers the weights into one block for cuDNN; our kernels take them as they are."""
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """Check the input as torch.nn does, against the weights in use rather than `_flat_weights`.
 
         Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
         """
-        dtype = self._weight("weight_ih_l0").dtype
+        dtype = weight_of(self, "weight_ih_l0").dtype
         if input.dtype != dtype and not functional.autocasts(input):
             raise ValueError(
                 f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
@@ -45,14 +51,10 @@ class Recurrent:
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}"
             )
 
-    def _weight(self, name: str) -> Tensor:
-        weight = self._parameters.get(name)  # a plain parameter, and an eighth of getattr's time
-        return getattr(self, name) if weight is None else weight
-
     def _weights(self) -> list[Weights]:
         weights = []
         for names in self._all_weights:
-            tensors = [self._weight(name) for name in names]
+            tensors = [weight_of(self, name) for name in names]
             w_hr = tensors.pop() if self.proj_size else None
             weights.append(Weights(*tensors, w_hr=w_hr))
         return weights

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .. import functional
 from ..functional import Weights
+from .base import weight_of
 
 
 class Cell:
     """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
 
     def _weights(self) -> Weights:
-        return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        return Weights(*(weight_of(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
     def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
         """Check ranks as torch.nn does, and return input and states with a batch dimension."""

@@ -1,0 +1,36 @@
+# make demo, make test: each sets up .venv by itself. PYTHON chooses the interpreter, TORCH the torch to install
+# where the environment has none (TORCH= installs no torch: bring your own).
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fusedrnn-ready
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.* csrc/*/*/*.*)
+
+.PHONY: demo test benchmark info clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/python examples/forecast_demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest tests
+
+benchmark: $(STAMP)
+	$(BIN)/python -m benchmarks.compare
+
+info: $(STAMP)
+	$(BIN)/python -m fusedrnn info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# No build isolation: the extension must be compiled against the torch that will load it.
+$(STAMP): $(BIN)/python $(SOURCES)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,demo]"
+	touch $@
+
+clean:
+	rm -rf build *.egg-info fusedrnn/_C.*.so $(STAMP)

@@ -1,0 +1,288 @@
+"""What programs written for torch.nn rely on, beside the numbers: names, copies, reparametrisation, shared weights."""
+
+import copy
+import inspect
+import io
+import pickle
+
+import pytest
+import torch
+from helpers import CELLS, LAYERS, doubled, flat, make, outcome, random, states
+from tolerances import assert_all_close, assert_close
+from torch.nn.utils import parametrizations, parametrize
+
+import fusedrnn
+
+CLASSES = ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"]
+ARGUMENTS = [
+    *((name, {}) for name in CLASSES),
+    *((name, {"bias": False}) for name in CLASSES),
+    *((name, {"num_layers": 2, "bidirectional": True, "batch_first": True, "dropout": 0.5}) for name in CLASSES[:3]),
+    ("RNN", {"nonlinearity": "relu"}),
+    ("RNNCell", {"nonlinearity": "relu"}),
+    ("LSTM", {"proj_size": 3, "num_layers": 2, "bidirectional": True}),
+]
+
+
+def both(name, kwargs, seed=3):
+    """Ours and torch.nn's, each constructed from the same seed."""
+    pair = []
+    for library in (fusedrnn, torch.nn):
+        torch.manual_seed(seed)
+        pair.append(getattr(library, name)(4, 7, **kwargs))
+    return pair
+
+
+def step(module, x, hx=None):
+    return flat(module(x, hx))[0]
+
+
+def an_input(name):
+    return random(3, 4) if name.endswith("Cell") else random(5, 3, 4)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_modules_are_torchs_by_isinstance(name):
+    ours, _ = both(name, {})
+    assert isinstance(ours, getattr(torch.nn, name))
+    assert type(ours) is getattr(fusedrnn, name)
+    assert type(ours).__doc__ and ours.forward.__doc__
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_forward_takes_torchs_arguments_first(name):
+    mine, theirs = (list(inspect.signature(type(m).forward).parameters.values()) for m in both(name, {}))
+    assert [p.name for p in mine[: len(theirs)]] == [p.name for p in theirs]
+    assert all(p.kind is p.KEYWORD_ONLY for p in mine[len(theirs) :])
+
+
+@pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
+def test_construction_draws_names_and_prints_what_torch_does(name, kwargs):
+    ours, torchs = both(name, kwargs)
+    mine, theirs = ours.state_dict(), torchs.state_dict()
+    assert list(mine) == list(theirs)
+    assert all(torch.equal(mine[key], theirs[key]) for key in theirs)
+    assert repr(ours) == repr(torchs)
+    assert vars(ours).keys() == vars(torchs).keys()  # convert swaps classes on the strength of this
+
+
+@pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
+def test_state_dict_loads_both_ways(name, kwargs):
+    ours, torchs = both(name, kwargs)[0], both(name, kwargs, seed=4)[1]
+    x = an_input(name).float()
+    ours.eval(), torchs.eval()
+    assert not torch.allclose(step(ours, x), step(torchs, x))
+    torchs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(step(ours, x), step(torchs, x))
+    other = both(name, kwargs, seed=5)[0].eval()
+    other.load_state_dict(torchs.state_dict())
+    assert torch.equal(step(other, x), step(ours, x))
+
+
+@pytest.mark.parametrize("name, kwargs", [item for item in ARGUMENTS if "Cell" not in item[0]], ids=str)
+def test_all_weights_lists_the_parameters_as_torch_does(name, kwargs):
+    ours, torchs = both(name, kwargs)
+    assert [[tuple(w.shape) for w in layer] for layer in ours.all_weights] == [
+        [tuple(w.shape) for w in layer] for layer in torchs.all_weights
+    ]
+    listed = [id(w) for layer in ours.all_weights for w in layer]
+    assert listed == [id(w) for w in ours.parameters()]
+
+
+@pytest.mark.parametrize("way", ["pickle", "torch.save", "deepcopy"])
+@pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
+def test_copies_behave_and_are_independent(name, kwargs, way):
+    ours, x = both(name, kwargs)[0].eval(), an_input(name).float()
+    if way == "deepcopy":
+        twin = copy.deepcopy(ours)
+    elif way == "pickle":
+        twin = pickle.loads(pickle.dumps(ours))
+    else:
+        file = io.BytesIO()
+        torch.save(ours, file)
+        file.seek(0)
+        twin = torch.load(file, weights_only=False)
+    assert type(twin) is type(ours)
+    before = step(ours, x)
+    assert torch.equal(step(twin, x), before)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(2)
+    assert torch.equal(step(ours, x), before) and not torch.equal(step(twin, x), before)
+
+
+def scaled(module):
+    """Give a parametrisation something to do: scale every magnitude it introduced."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith(("_g", "original0")):
+                parameter.mul_(1.5)
+    return module
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, parametrizations.weight_norm], ids=["old", "new"])
+@pytest.mark.parametrize("kind, is_cell", [("lstm", False), ("gru", True)], ids=["LSTM", "GRUCell"])
+def test_weight_norm_is_respected(kind, is_cell, norm):
+    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS)
+    name = "weight_hh" if is_cell else "weight_hh_l0"
+    x, hx = (random(3, 4), random(3, 7)) if is_cell else (random(5, 3, 4), None)
+    plain = step(ours, x, hx).detach()
+    ours, torchs = scaled(norm(ours, name)), scaled(norm(torchs, name))
+    expected = outcome(torchs, x, hx)
+    assert_all_close(outcome(ours, x, hx), expected, expected)
+    assert not torch.allclose(step(ours, x, hx), plain)
+
+
+class Symmetric(torch.nn.Module):
+    def forward(self, w):
+        return w.triu() + w.triu(1).t()
+
+
+def test_parametrized_weights_are_recomputed_copied_and_removed():
+    ours, torchs, _ = make("rnn_tanh", 4, 7)
+    for module in (ours, torchs):
+        parametrize.register_parametrization(module, "weight_hh_l0", Symmetric())
+    x = random(5, 3, 4)
+    expected = outcome(torchs, x)
+    assert_all_close(outcome(ours, x), expected, expected)
+    twin = copy.deepcopy(ours)
+    assert torch.equal(step(twin, x), step(ours, x))
+    before = step(ours, x)
+    with torch.no_grad():
+        ours.parametrizations.weight_hh_l0.original.add_(1)
+    assert not torch.allclose(step(ours, x), before)
+    parametrize.remove_parametrizations(twin, "weight_hh_l0")
+    assert type(twin) is fusedrnn.RNN
+    assert torch.equal(step(twin, x), before)
+
+
+@pytest.mark.parametrize("kind, is_cell", [("lstm", False), ("gru", False), ("rnn_tanh", True)])
+def test_functional_call_uses_the_weights_given(kind, is_cell):
+    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS)
+    x = random(3, 4) if is_cell else random(5, 3, 4)
+    other = {name: (w + 0.5).detach().requires_grad_() for name, w in ours.named_parameters()}
+    before = step(ours, x)
+    mine, theirs = (flat(torch.func.functional_call(module, other, (x,)))[0] for module in (ours, torchs))
+    assert_close(mine, theirs, theirs, "output")
+    grads = [torch.autograd.grad(y.sum(), list(other.values())) for y in (mine, theirs)]
+    for m, t in zip(*grads):
+        assert_close(m, t, t, "gradient")
+    assert torch.equal(step(ours, x), before)
+
+
+def test_functional_call_may_change_the_dtype():
+    ours = fusedrnn.GRU(4, 7)
+    weights = {name: w.double() for name, w in ours.named_parameters()}
+    y, _ = torch.func.functional_call(ours, weights, (random(5, 3, 4),))
+    assert y.dtype == torch.float64
+
+
+def test_replaced_and_changed_parameters_are_used():
+    ours, torchs, _ = make("lstm", 4, 7)
+    x = random(5, 3, 4)
+    step(ours, x)
+    for module in (ours, torchs):
+        module.weight_hh_l0 = torch.nn.Parameter(torch.full_like(module.weight_hh_l0, 0.1))
+        module.weight_ih_l0.data = torch.full_like(module.weight_ih_l0, 0.2)
+        with torch.no_grad():
+            module.bias_ih_l0.fill_(0.3)
+    expected = outcome(torchs, x)
+    assert_all_close(outcome(ours, x), expected, expected)
+
+
+def test_tied_weights_collect_both_gradients():
+    ours, torchs, _ = make("gru", 7, 7, num_layers=2)
+    for module in (ours, torchs):
+        module.weight_hh_l1 = module.weight_hh_l0
+        module.weight_ih_l1 = module.weight_ih_l0
+    x = random(5, 3, 7)
+    expected = outcome(torchs, x)
+    assert_all_close(outcome(ours, x), expected, expected)
+
+
+def test_a_module_used_twice_collects_both_gradients():
+    ours, torchs, _ = make("lstm", 7, 7)
+    x = random(5, 3, 7)
+    grads = []
+    for module in (ours, torchs):
+        y, _ = module(module(x)[0])
+        grads.append(torch.autograd.grad(y.sum(), list(module.parameters())))
+    for m, t in zip(*grads):
+        assert_close(m, t, t, "gradient")
+
+
+def test_flatten_parameters_leaves_the_weights_where_they_are(device):
+    ours = fusedrnn.LSTM(4, 7, num_layers=2).to(device)
+    before = [w.data_ptr() for w in ours.parameters()]
+    assert ours.flatten_parameters() is None
+    assert [w.data_ptr() for w in ours.parameters()] == before
+
+
+def test_moving_to_another_dtype_moves_the_weights_in_use():
+    ours, torchs, _ = make("gru", 4, 7, dtype=torch.float32)
+    x = random(5, 3, 4)
+    expected = outcome(torchs.double(), x)
+    assert_all_close(outcome(ours.double(), x), expected, expected)
+
+
+def test_construction_with_device_and_dtype(device):
+    ours = fusedrnn.LSTM(4, 7, device=device, dtype=torch.float64)
+    assert {(w.device.type, w.dtype) for w in ours.parameters()} == {(device.type, torch.float64)}
+    assert all(w.is_meta for w in fusedrnn.GRUCell(4, 7, device="meta").parameters())
+
+
+def test_initialisers_find_the_modules_by_isinstance():
+    model = torch.nn.Sequential(fusedrnn.LSTM(4, 7), fusedrnn.GRUCell(4, 7))
+    found = []
+    model.apply(lambda m: found.append(type(m)) if isinstance(m, (torch.nn.LSTM, torch.nn.GRUCell)) else None)
+    assert found == [fusedrnn.LSTM, fusedrnn.GRUCell]
+
+
+class Residual(fusedrnn.GRU):
+    """A user's subclass of one of ours."""
+
+    def __init__(self, size):
+        super().__init__(size, size)
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, input, hx=None):
+        y, h_n = super().forward(input, hx)
+        return input + self.scale * y, h_n
+
+
+def test_our_classes_can_be_subclassed():
+    module, x = Residual(4).double(), random(5, 3, 4)
+    plain = fusedrnn.GRU(4, 4).double()
+    plain.load_state_dict({name: w for name, w in module.state_dict().items() if name != "scale"})
+    assert torch.equal(module(x)[0], x + 2 * plain(x)[0])
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x)[0], module(x)[0])
+
+
+def test_hooks_fire():
+    ours, calls = fusedrnn.LSTM(4, 7), []
+    ours.register_forward_pre_hook(lambda module, args: calls.append("before"))
+    ours.register_forward_hook(lambda module, args, output: calls.append("after"))
+    ours.register_full_backward_hook(lambda module, d_in, d_out: calls.append("backward"))
+    ours(random(5, 3, 4).float().requires_grad_())[0].sum().backward()
+    assert calls == ["before", "after", "backward"]
+
+
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CLASSES)
+def test_autocast_runs_in_its_dtype_and_trains_the_float32_weights(name, given, device):
+    ours = both(name, {})[0].to(device)
+    x, hx = an_input(name).to(device, given), None
+    if name.endswith("Cell"):
+        hx = states(name.removesuffix("Cell").lower(), 3, 7, dtype=given, device=device)
+    with torch.autocast(device.type, torch.bfloat16):
+        y = step(ours, x, hx)
+        y.float().sum().backward()  # inside, where PyTorch advises against it: nothing may change
+    assert y.dtype == torch.bfloat16
+    exact = copy.deepcopy(ours).double()
+    truth = step(exact, x.double(), doubled(hx))
+    assert (y - truth).abs().max() < 0.05
+    truth.sum().backward()
+    for (parameter_name, mine), theirs in zip(ours.named_parameters(), exact.parameters()):
+        assert mine.grad.dtype == torch.float32
+        assert (mine.grad - theirs.grad).abs().max() < 0.05 * theirs.grad.abs().max(), parameter_name

@@ -1,0 +1,41 @@
+"""The command line says what is installed and what it was built with."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fusedrnn
+from fusedrnn import _ops
+from fusedrnn.__main__ import main
+
+
+def test_info_shows_versions_build_and_machine(capsys):
+    main(["info"])
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "running" not in line)
+    assert lines["fusedrnn"] == fusedrnn.__version__
+    assert lines["threads"] == str(torch.get_num_threads())
+    main(["info"])
+    printed = capsys.readouterr().out
+    assert torch.__version__ in printed
+    for name, value in _ops.build_info().items():
+        assert name in printed and value in printed
+
+
+def test_info_is_aligned(capsys):
+    main(["info"])
+    lines = capsys.readouterr().out.splitlines()
+    column = lines[0].index(fusedrnn.__version__)
+    assert all(line[column - 1] == " " != line[column] for line in lines)
+
+
+def test_unknown_commands_are_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["build"])
+    assert "invalid choice: 'build'" in capsys.readouterr().err
+
+
+def test_module_runs_as_a_program():
+    run = subprocess.run([sys.executable, "-m", "fusedrnn", "info"], capture_output=True, text=True, check=True)
+    assert fusedrnn.__version__ in run.stdout

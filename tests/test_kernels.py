@@ -1,0 +1,163 @@
+"""The CPU kernels at the edges of their blocks, for every instruction set here, at any number of threads."""
+
+import os
+import threading
+
+import pytest
+import torch
+from helpers import LAYERS, make, outcome, random
+from tolerances import assert_all_close
+
+import fusedrnn
+from fusedrnn import _ops
+
+ISAS = _ops._C.available_isas()
+
+
+@pytest.fixture(params=ISAS)
+def isa(request):
+    before = _ops.build_info()["cpu kernels"]
+    _ops._C.use_isa(request.param)
+    yield request.param
+    _ops._C.use_isa(before)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+# rows around the register block (6 or 12), units around a vector, a panel and a chunk (64)
+EDGES = [(1, 1), (2, 8), (3, 15), (5, 17), (6, 31), (7, 33), (11, 63), (12, 64), (13, 65), (25, 130)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("B, H", EDGES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_block_edge(kind, B, H, dtype, isa):
+    ours, torchs, truth = make(kind, 5, H, dtype=dtype, bidirectional=True)
+    x = random(4, B, 5, dtype=dtype)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+@pytest.mark.parametrize("H, P", [(9, 1), (33, 8), (130, 65)])
+def test_projection_edges(H, P, isa):
+    ours, torchs, truth = make("lstm", 5, H, dtype=torch.float32, proj_size=P, bidirectional=True)
+    x = random(4, 7, 5, dtype=torch.float32)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+# deeper than the slice of the product that stays in the first-level cache (256)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_deep_products(kind, isa):
+    ours, torchs, truth = make(kind, 5, 300, dtype=torch.float32)
+    x = random(3, 14, 5, dtype=torch.float32)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+# more threads than any machine that runs this has cores to spare: the barriers must yield, not dead-lock
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("case", ["rows", "units", "ragged", "projection"])
+def test_the_number_of_threads_does_not_show(case, count, threads):
+    kwargs = {"proj_size": 70} if case == "projection" else {}
+    B = {"rows": 64, "units": 1, "ragged": 40, "projection": 4}[case]
+    ours = fusedrnn.LSTM(8, 136, bidirectional=True, **kwargs)
+    x = random(5, B, 8, dtype=torch.float32)
+    given = {"lengths": (torch.arange(B) % 6).tolist()} if case == "ragged" else {}
+    threads(1)
+    alone = outcome(ours, x, **given)
+    threads(count)
+    together = outcome(ours, x, **given)
+    # The sequential kernel is exact; the GEMMs around it are the library's and may round otherwise.
+    for name in alone:
+        torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("B", [1, 40])
+def test_the_sequential_kernel_gives_the_same_bits_at_any_number_of_threads(B, threads):
+    w_hh, b = torch.randn(4 * 136, 136) / 12, torch.randn(4 * 136)
+    x = torch.randn(6, B, 1)
+    lists = [torch.randn(4 * 136, 1)], [w_hh], [b], [b], []
+    given = (x, None, None, *lists, None, None, None, "lstm", [False], False, True)
+    results = []
+    for count in (1, 2, 3, 5):
+        threads(count)
+        results.append(torch.ops.fusedrnn.layer(*given))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_repeated_runs_give_the_same_bits(kind):
+    ours = make(kind, 6, 40, dtype=torch.float32)[0]
+    x = random(9, 14, 6, dtype=torch.float32)
+    first = outcome(ours, x)
+    for _ in range(20):
+        again = outcome(ours, x)
+        assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_python_threads_do_not_disturb_each_other():
+    ours = fusedrnn.GRU(6, 96)
+    xs = [torch.randn(20, 3, 6) for _ in range(4)]
+    with torch.no_grad():
+        expected = [ours(x)[0] for x in xs]
+    results = [None] * 4
+
+    def run(i):
+        with torch.no_grad():
+            for _ in range(5):
+                results[i] = ours(xs[i])[0]
+
+    workers = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(results, expected))
+
+
+class Encoded(torch.utils.data.Dataset):
+    """A data set whose items a recurrent layer makes, so that worker processes run our kernels."""
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return self.layer(torch.full((5, 2, 3), float(i)))[0]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_forked_workers_run_after_the_parent_did():
+    data = Encoded(fusedrnn.LSTM(3, 64))
+    expected = torch.stack([data[i] for i in range(4)])  # the parent has used its threads by now
+    loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=1, timeout=60)
+    (batch,) = list(loader)
+    torch.testing.assert_close(batch, expected)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_infinities_and_nans_come_through(kind):
+    ours, torchs, _ = make(kind, 3, 5, dtype=torch.float32)
+    x = torch.randn(4, 3, 3)
+    x[1, 0, 0], x[1, 1, 0], x[1, 2, 0] = float("nan"), float("inf"), float("-inf")
+    ours, torchs = ours(x)[0], torchs(x)[0]
+    assert torch.equal(ours.isnan(), torchs.isnan())
+    torch.testing.assert_close(ours, torchs, equal_nan=True)
+
+
+def test_tiny_values_keep_their_relative_accuracy():
+    ours, _, truth = make("lstm", 3, 5, dtype=torch.float32, bias=False)
+    x = torch.randn(4, 3, 3) * 1e-12
+    torch.testing.assert_close(ours(x)[0].double(), truth(x.double())[0], rtol=1e-5, atol=0)
+
+
+def test_an_unknown_instruction_set_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=f"{ISAS[-1]}.*got 'sse9'"):
+        _ops._C.use_isa("sse9")

@@ -1,0 +1,96 @@
+"""The registered operators keep torch's contract: schema, fake shapes, autograd registration, AOT dispatch."""
+
+import pytest
+import torch
+from helpers import LAYERS, layer_arguments, random, states
+from ragged import LENGTHS, RESET
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fusedrnn
+
+T, B, I, H = 6, 4, 3, 7
+OPTIONS = ["plain", "both directions", "no bias", "projection", "lengths", "reset", "packed", "no states", "one step"]
+TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def arguments(kind, option, device, grad=True, dtype=torch.float64):
+    D = 2 if option == "both directions" else 1
+    P = 3 if option == "projection" else H
+    G = {"lstm": 4, "gru": 3}.get(kind, 1)
+    steps = 1 if option == "one step" else T
+
+    def leaf(*shape):
+        return random(*shape, dtype=dtype, device=device).requires_grad_(grad)
+
+    def each(*shape):
+        return [leaf(*shape) for _ in range(D)]
+
+    given = {"x": leaf(steps, B, I), "w_ih": each(G * H, I), "w_hh": each(G * H, P)}
+    if option != "no bias":
+        given |= {"b_ih": each(G * H), "b_hh": each(G * H)}
+    if option == "projection":
+        given["w_hr"] = each(P, H)
+    if option != "no states":
+        given["h_0"] = leaf(D, B, P)
+        if kind == "lstm":
+            given["c_0"] = leaf(D, B, H)
+    if option == "lengths":
+        given["lengths"] = torch.tensor(LENGTHS, device=device)
+    if option == "reset":
+        given["reset"] = RESET.to(device)
+    if option == "packed":
+        packed = pack_padded_sequence(given["x"].detach(), torch.tensor([6, 4, 4, 1]))
+        given |= {"x": packed.data.clone().requires_grad_(grad), "batch_sizes": packed.batch_sizes}
+    return layer_arguments(cell=kind, reverse=[False, True][:D], cell_states=kind == "lstm", **given)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_layer_keeps_the_contract(kind, option, device):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only LSTM has a projection")
+    torch.library.opcheck(torch.ops.fusedrnn.layer.default, arguments(kind, option, device), test_utils=TESTS)
+
+
+@pytest.mark.parametrize("option", ["both directions", "projection", "packed", "lengths"])
+def test_forward_and_backward_keep_the_contract(option, device):
+    given = arguments("lstm", option, device, grad=False)
+    forward = (*given[:-1], True, False)
+    torch.library.opcheck(torch.ops.fusedrnn.layer_forward.default, forward, test_utils=("test_schema", "test_faketensor"))
+    y, h_n, c_n, c, saved = torch.ops.fusedrnn.layer_forward(*forward)
+    backward = (y, h_n, c_n, None, *given[:-1], y, c, saved, [True] * 8)
+    torch.library.opcheck(torch.ops.fusedrnn.layer_backward.default, backward, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("save", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_fake_dtypes_are_the_real_ones(kind, dtype, save, device):
+    given = (*arguments(kind, "plain", device, grad=False, dtype=dtype)[:-1], save, kind == "lstm")
+    torch.library.opcheck(torch.ops.fusedrnn.layer_forward.default, given, test_utils=("test_faketensor",))
+
+
+@pytest.mark.parametrize("name", ["x", "w_ih", "b_hh"])
+def test_only_what_is_asked_for_gets_a_gradient(name, device):
+    given = arguments("gru", "plain", device, grad=False)
+    at = {"x": 0, "w_ih": 3, "b_hh": 6}[name]
+    leaf = given[at][0] if isinstance(given[at], list) else given[at]
+    leaf.requires_grad_()
+    y, *_ = torch.ops.fusedrnn.layer(*given)
+    (gradient,) = torch.autograd.grad(y.sum(), leaf)
+    every = arguments("gru", "plain", device)
+    with torch.no_grad():
+        for to, value in zip(every, given):
+            for a, b in zip(to if isinstance(to, list) else [to], value if isinstance(value, list) else [value]):
+                if isinstance(a, torch.Tensor):
+                    a.copy_(b)
+    y, *_ = torch.ops.fusedrnn.layer(*every)
+    (expected,) = torch.autograd.grad(y.sum(), every[at][0] if isinstance(every[at], list) else every[at])
+    assert torch.equal(gradient, expected)
+
+
+def test_no_grad_keeps_nothing_for_a_backward(device):
+    layer = fusedrnn.LSTM(I, H).to(device)
+    with torch.no_grad():
+        y, _ = layer(torch.randn(T, B, I, device=device))
+    assert y.grad_fn is None

@@ -1,0 +1,69 @@
+"""The plan: what it decides, that it says why, and that its figures are those of the kernel."""
+
+import pytest
+import torch
+
+from fusedrnn import _ops, plan
+
+
+def test_one_step_is_no_sequence():
+    p = plan("lstm", 1, 4, 64, threads=2)
+    assert p.strategy == "single_step" and "T = 1" in p.reason
+
+
+def test_small_steps_stay_on_one_thread():
+    assert plan("gru", 100, 1, 16, threads=8).threads == 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("B, H", [(1, 8), (1, 1024), (256, 64), (64, 512)])
+def test_no_more_threads_than_allowed_and_all_accounted_for(B, H, bidirectional, threads):
+    p = plan("lstm", 50, B, H, bidirectional=bidirectional, threads=threads)
+    assert p.threads == p.direction_parts * p.batch_parts * p.unit_parts <= threads
+    assert p.batch_parts <= B and p.unit_parts <= H and p.direction_parts <= 1 + bidirectional
+
+
+def test_wide_batches_are_split_by_rows_and_single_rows_by_units():
+    wide, single = plan("lstm", 50, 128, 512, threads=4), plan("lstm", 50, 1, 512, threads=4)
+    assert (wide.batch_parts, wide.unit_parts) == (4, 1)
+    assert (single.batch_parts, single.unit_parts) == (1, 4)
+
+
+def test_directions_run_side_by_side():
+    assert plan("lstm", 50, 1, 256, bidirectional=True, threads=2).direction_parts == 2
+
+
+@pytest.mark.parametrize("dtype, bytes_each", [(torch.float32, 4), (torch.float64, 8), (torch.bfloat16, 4)], ids=str)
+def test_saved_bytes_are_those_that_are_kept(dtype, bytes_each):
+    T, B, H, D = 7, 3, 10, 2
+    assert plan("lstm", T, B, H, bidirectional=True, dtype=dtype).saved_bytes == T * B * D * 5 * H * bytes_each
+    x, w = torch.randn(T, B, 4, dtype=dtype), torch.randn(4 * H, H, dtype=dtype)
+    lists = [torch.randn(4 * H, 4, dtype=dtype)] * D, [w] * D, [], [], []
+    *_, c, saved = torch.ops.fusedrnn.layer_forward(
+        x, None, None, *lists, None, None, None, "lstm", [False, True], False, True, False
+    )
+    assert saved.nbytes + c.nbytes == T * B * D * 5 * H * bytes_each
+
+
+def test_every_cell_of_the_kernels_has_a_plan_and_prints():
+    for cell in _ops.CELLS:
+        p = plan(cell, 20, 4, 32, threads=2)
+        text = str(p)
+        assert p.strategy in text and p.isa in text and p.reason in text and f"{p.workspace_bytes:,}" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, parts",
+    [
+        (("lstn", 1, 1, 1), ["lstn", "rnn_tanh", "gru"]),
+        (("lstm", -1, 1, 1), ["T", "0", "-1"]),
+        (("lstm", 1, 1, 0), ["H", "1", "0"]),
+    ],
+)
+def test_impossible_layers_are_refused(arguments, parts):
+    with pytest.raises(ValueError) as error:
+        plan(*arguments)
+    assert all(part in str(error.value) for part in parts)
+    with pytest.raises(ValueError, match="proj_size.*8.*got 9"):
+        plan("lstm", 1, 1, 8, proj_size=9)
