@@ -1,12 +1,14 @@
 """Fused recurrent layers for PyTorch: drop-in RNN, LSTM, GRU and their cells."""
 
 from . import _ops  # first: it loads the extension, or says how to mend it  # isort: skip
-from . import functional
+from . import _dynamo, functional
 from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from .plan import Plan, plan
+
+_dynamo.allow((RNN, LSTM, GRU))
 
 __all__ = [
     "RNN",

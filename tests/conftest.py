@@ -1,7 +1,12 @@
 """Fixtures: every test that takes `device` runs on the CPU, and on CUDA where there is one."""
 
-import pytest
-import torch
+import os
+
+# Before torch loads OpenMP: threads that wait asleep. On a busy machine spinning ones slow the suite down tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 def pytest_configure(config):
