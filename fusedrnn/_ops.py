@@ -130,7 +130,7 @@ _INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of
 
 
 def _save_for_replay(ctx, inputs, output):
-    flat, ctx.shape_of = _flatten(inputs[:12])
+    flat, ctx.places = _flatten(inputs[:12])
     ctx.rest = inputs[12:]
     ctx.save_for_backward(*flat)
 
@@ -150,6 +150,13 @@ def _flatten(arguments):
     return flat, places
 
 
+def _unflatten(flat, places):
+    return [
+        None if place is None else flat[place] if isinstance(place, int) else [flat[i] for i in place]
+        for place in places
+    ]
+
+
 def _replay(ctx, *_grads):
     from . import reference
 
@@ -157,10 +164,7 @@ def _replay(ctx, *_grads):
     batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = ctx.rest
     with torch.enable_grad():
         flat = [t.detach().requires_grad_() for t in ctx.saved_tensors]
-        build = [
-            None if place is None else flat[place] if isinstance(place, int) else [flat[i] for i in place]
-            for place in ctx.shape_of
-        ]
+        build = _unflatten(flat, ctx.places)
         d_outputs, inputs = build[:4], build[_INPUTS]
         outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
         pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
@@ -184,11 +188,41 @@ def _replay(ctx, *_grads):
     second = torch.autograd.grad(
         [d for d, _ in weighted], flat, [v.to(d.dtype) for d, v in weighted], allow_unused=True
     ) if weighted else [None] * len(flat)  # fmt: skip
-    grads = [
-        None if place is None else second[place] if isinstance(place, int) else [second[i] for i in place]
-        for place in ctx.shape_of
-    ]
-    return *grads, *[None] * len(ctx.rest)
+    return *_unflatten(second, ctx.places), *[None] * len(ctx.rest)
 
 
 torch.library.register_autograd("fusedrnn::layer_backward", _replay, setup_context=_save_for_replay)
+
+
+# --- forward-mode derivatives and vmap --------------------------------------------------------------------------
+
+
+def _layer_replay(*args):
+    from . import reference
+
+    return reference.layer(*args)
+
+
+_library = torch.library.Library("fusedrnn", "FRAGMENT")
+_library.impl("layer_replay", _layer_replay, "CompositeImplicitAutograd")
+
+
+def _one_by_one(op, info, in_dims, *args):
+    """The rule of vmap that always holds: run every sample by itself and stack what comes out."""
+
+    def sample(i):
+        return [
+            [item if dim is None else item.select(dim, i) for item, dim in zip(arg, dims, strict=True)]
+            if isinstance(arg, (list, tuple)) and isinstance(dims, (list, tuple))
+            else arg if dims is None else arg.select(dims, i)
+            for arg, dims in zip(args, in_dims, strict=True)
+        ]  # fmt: skip
+
+    runs = [op(*sample(i)) for i in range(info.batch_size)]
+    outputs = tuple(torch.stack(values) for values in zip(*runs, strict=True))
+    return outputs, (0,) * len(outputs)
+
+
+@torch.library.register_vmap("fusedrnn::layer")
+def _(info, in_dims, *args):
+    return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)

@@ -18,7 +18,9 @@ from . import _ops  # noqa: F401  registers the op
 __all__ = ["Weights", "rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"]
 
 _layer = torch.ops.fusedrnn.layer.default
+_cell = torch.ops.fusedrnn.cell.default
 _CELL_OF = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
+_FORWARD, _BOTH = [False], [False, True]  # the directions of a layer
 _RESET_TO_HX = {"zeros": False, "hx": True}
 
 
@@ -166,7 +168,7 @@ def run_layers(
     """Run every layer and return y, h_n, c_n and the last layer's c, all of x's dtype."""
     if reset_to not in _RESET_TO_HX:
         raise ValueError(f"reset_to must be 'zeros' or 'hx'; got {reset_to!r}")
-    reverse = [False, True] if bidirectional else [False]
+    reverse = _BOTH if bidirectional else _FORWARD
     D = len(reverse)
     if not weights or len(weights) % D:
         raise ValueError(f"weights must hold {D} per layer, one for each direction; got {len(weights)}")
@@ -206,21 +208,8 @@ def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tenso
     """Run one step, a sequence of T = 1, and return h (B, H) and c (B, H)."""
     if autocasts(x):
         x, (weights,), h_0, c_0 = _autocast(x, (weights,), h_0, c_0)
-    absent = None  # batch_sizes, lengths and reset
-    _, h_n, c_n, _ = _layer(
-        x.unsqueeze(0),
-        None if h_0 is None else h_0.unsqueeze(0),
-        None if c_0 is None else c_0.unsqueeze(0),
-        *_by_direction((weights,)),
-        absent,
-        absent,
-        absent,
-        cell,
-        [False],
-        False,
-        False,
-    )
-    return h_n.squeeze(0), c_n.squeeze(0) if cell == "lstm" else c_n
+    w_ih, w_hh, b_ih, b_hh, _ = weights
+    return _cell(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 
 
 def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor]]:

@@ -25,44 +25,40 @@ constexpr int64_t kWorkPerThread = 1 << 13;
 // A thread's share of the batch that still fills the rows of the register block twice.
 constexpr int64_t kRowsPerPart = 12;
 
+// Hidden units, over all rows, whose point-wise step is worth a thread of its own.
+constexpr int64_t kUnitsPerThread = 4096;
+
+// Rows that a step has on average, and the multiply-adds of its hidden-side product.
+int64_t step_rows(const Shape& s) { return s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1; }
+int64_t step_work(const Shape& s) { return step_rows(s) * cell_info(s.cell).gates * s.hidden * s.projection; }
+
 int64_t align(int64_t elements) { return ceil_div(elements, 16) * 16; }
 
 }  // namespace
 
-CpuPlan plan_cpu(const Shape& s, bool ragged, int threads, const VectorUnit& unit) {
+CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const CellInfo cell = cell_info(s.cell);
   CpuPlan p{};
   p.isa = unit.name;
   p.vector_lanes = unit.vector_bytes / s.element_bytes;
   p.direction_parts = p.batch_parts = p.unit_parts = 1;
-  std::ostringstream why;
 
-  const int64_t batch = s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1;  // mean rows a step
-  const int64_t work = batch * cell.gates * s.hidden * s.projection;
+  const auto at_most = [](int64_t value, int64_t limit) {
+    return static_cast<int>(std::clamp<int64_t>(value, 1, std::max<int64_t>(1, limit)));
+  };
   if (s.steps <= 1) {
     p.strategy = "single_step";
-    why << "T = " << s.steps << ": no step waits for another, so both products are one GEMM";
-    // The point-wise part alone: a few hundred units of work a thread pay for waking it.
-    const int64_t most = std::max<int64_t>(1, s.batch * s.hidden / 4096);
-    p.batch_parts = static_cast<int>(std::min<int64_t>({threads, most, std::max<int64_t>(1, s.batch)}));
+    // The point-wise part alone: a few thousand units a thread pay for waking it.
+    p.batch_parts = at_most(std::min(s.batch * s.hidden / kUnitsPerThread, s.batch), threads);
   } else {
     p.strategy = "fused";
-    int free = static_cast<int>(std::min<int64_t>(threads, std::max<int64_t>(1, s.directions * work / kWorkPerThread)));
+    int free = at_most(s.directions * step_work(s) / kWorkPerThread, threads);
     if (s.directions == 2 && free >= 2) {
       p.direction_parts = 2;
       free /= 2;
-      why << "both directions side by side; ";
     }
-    // Rows first: they need no hand-over.
-    p.batch_parts = static_cast<int>(std::clamp<int64_t>(batch / kRowsPerPart, 1, free));
-    p.unit_parts = static_cast<int>(std::clamp<int64_t>(s.hidden / (2 * p.vector_lanes), 1, free / p.batch_parts));
-    if (s.projected) {
-      p.unit_parts = static_cast<int>(
-          std::clamp<int64_t>(s.projection / (2 * p.vector_lanes), 1, p.unit_parts));
-    }
-    why << work << " multiply-adds a step over " << batch << " rows: " << p.batch_parts << " batch part(s), "
-        << p.unit_parts << " part(s) of the hidden units";
-    if (ragged) why << "; sequences end at different steps, so batch parts are cut by length";
+    p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
+    p.unit_parts = at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / p.batch_parts);
   }
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts;
   p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
@@ -73,8 +69,20 @@ CpuPlan plan_cpu(const Shape& s, bool ragged, int threads, const VectorUnit& uni
   p.saved_bytes = s.rows * s.directions * s.element_bytes *
                   ((cell.saved ? cell.slots() : 0) * s.hidden + (cell.states - 1) * s.hidden +
                    (s.projected ? s.hidden : 0));
-  p.reason = why.str();
   return p;
+}
+
+std::string explain(const Shape& s, const CpuPlan& p) {
+  std::ostringstream why;
+  if (s.steps <= 1) {
+    why << "T = " << s.steps << ": no step waits for another, so both products are one GEMM";
+    return why.str();
+  }
+  if (p.direction_parts > 1) why << "both directions side by side; ";
+  why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
+      << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
+  if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
+  return why.str();
 }
 
 PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {

@@ -27,10 +27,12 @@ struct CpuPlan {
   int64_t projection_chunk;
   int64_t workspace_bytes;  // the larger of forward and backward, freed when the call returns
   int64_t saved_bytes;      // kept from forward to backward besides y
-  std::string reason;
 };
 
-CpuPlan plan_cpu(const Shape& shape, bool ragged, int threads, const VectorUnit& unit);
+CpuPlan plan_cpu(const Shape& shape, int threads, const VectorUnit& unit);
+
+// Why the plan is what it is, for people; apart from it because a call may last but microseconds.
+std::string explain(const Shape& shape, const CpuPlan& plan);
 
 // Columns of a packed matrix: `width` outputs of each of `gates` gates, cut into chunks of `chunk`
 // outputs; a chunk's gates lie side by side, each padded to whole vectors, the chunk to whole panels.

@@ -1,5 +1,6 @@
 // A layer on the CPU: cast to the arithmetic type, one GEMM for everything that is parallel in time, the
 // sequential kernel between, and the same backwards. Owns every buffer of the call.
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
@@ -20,11 +21,20 @@ struct NoAutocast {
 // 16-bit types are for storage: the arithmetic, the carried state and what is saved are float32.
 at::ScalarType arithmetic_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-std::vector<Tensor> to_arithmetic(const std::vector<Tensor>& list, at::ScalarType type) {
+// A contiguous tensor of the type; mostly it is one already, and then not even the dispatcher is asked.
+Tensor as(const Tensor& t, at::ScalarType type) {
+  if (t.scalar_type() == type && t.is_contiguous()) return t;
+  return t.to(type).contiguous();
+}
+
+std::vector<Tensor> as(const std::vector<Tensor>& list, at::ScalarType type) {
   std::vector<Tensor> cast;
-  for (const Tensor& t : list) cast.push_back(t.to(type).contiguous());
+  cast.reserve(list.size());
+  for (const Tensor& t : list) cast.push_back(as(t, type));
   return cast;
 }
+
+Tensor empty(at::IntArrayRef sizes, at::ScalarType type) { return at::detail::empty_cpu(sizes, type); }
 
 // The layer in the kernels' terms, common to both passes.
 template <class T>
@@ -44,17 +54,17 @@ struct Cast {
   bool reset_to_hx;
 
   explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes), type(arithmetic_type(l.x)) {
-    x = sequence.gather(l.x).to(type);
+    x = as(sequence.gather(l.x), type);
     const auto state = [&](const OptionalTensor& s) {
-      return s ? sequence.sort(*s).to(type).contiguous() : Tensor();
+      return s ? as(sequence.sort(*s), type) : Tensor();
     };
     h_0 = state(l.h_0), c_0 = state(l.c_0);
-    w_ih = to_arithmetic(l.w_ih, type), w_hh = to_arithmetic(l.w_hh, type);
-    b_ih = to_arithmetic(l.b_ih, type), b_hh = to_arithmetic(l.b_hh, type), w_hr = to_arithmetic(l.w_hr, type);
+    w_ih = as(l.w_ih, type), w_hh = as(l.w_hh, type);
+    b_ih = as(l.b_ih, type), b_hh = as(l.b_hh, type), w_hr = as(l.w_hr, type);
     reverse = l.reverse, reset_to_hx = l.reset_to_hx;
     shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.H, sizes.P, sizes.projected,
              static_cast<int>(sizes.D), static_cast<int>(sizeof(T))};
-    plan = plan_cpu(shape, sequence.ragged(), at::in_parallel_region() ? 1 : at::get_num_threads(),
+    plan = plan_cpu(shape, at::in_parallel_region() ? 1 : at::get_num_threads(),
                     cpu::kernels().unit);
     rows = sequence.rows();
     product = shape.steps > 1 ? HiddenProduct::fused : h_0.defined() ? HiddenProduct::given : HiddenProduct::zero;
@@ -65,7 +75,6 @@ struct Cast {
   int64_t split() const { return sizes.cell.split * sizes.H; }
   // Columns of one direction's saved values, the unprojected output behind them.
   int64_t saved_width() const { return (sizes.cell.slots() + (sizes.projected ? 1 : 0)) * sizes.H; }
-  at::TensorOptions options() const { return at::TensorOptions().dtype(type); }
 
   // With a single step a reset merely edits the initial state (of forward directions: before their step).
   void single_step_reset() {
@@ -84,7 +93,7 @@ struct Cast {
 
   Tensor workspace(int64_t elements) const {
     // 64 bytes more, so that the kernel's part can begin at a cache line.
-    return at::empty({elements + 64 / static_cast<int64_t>(sizeof(T))}, options());
+    return empty({elements + 64 / static_cast<int64_t>(sizeof(T))}, type);
   }
 };
 
@@ -116,15 +125,15 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const int64_t width = keeps_values ? l.saved_width() : GH;
 
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
-  const Tensor buffer = at::empty({s.N, D, width}, l.options()), gates = buffer.narrow(0, 0, N);
+  const Tensor buffer = empty({s.N, D, width}, l.type), gates = buffer.narrow(0, 0, N);
   for (int64_t d = 0; d < D; ++d) {
     Tensor gx = gates.select(1, d).narrow(1, 0, GH);
     at::mm_out(gx, l.x, l.w_ih[d].t());
   }
-  Tensor y = at::empty({N, D * P}, l.options());
-  Tensor c = at::empty(keeps_c ? std::vector<int64_t>{N, D * H} : std::vector<int64_t>{0}, l.options());
-  Tensor h_n = at::empty({D, B, P}, l.options());
-  Tensor c_n = at::empty(has_c ? std::vector<int64_t>{D, B, H} : std::vector<int64_t>{0}, l.options());
+  Tensor y = empty({N, D * P}, l.type);
+  Tensor c = keeps_c ? empty({N, D * H}, l.type) : empty({0}, l.type);
+  Tensor h_n = empty({D, B, P}, l.type);
+  Tensor c_n = has_c ? empty({D, B, H}, l.type) : empty({0}, l.type);
   std::vector<Tensor> gh;
   if (l.product == HiddenProduct::given)
     for (int64_t d = 0; d < D; ++d) gh.push_back(at::mm(l.h_0[d], l.w_hh[d].t()));
@@ -150,9 +159,9 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   cpu::kernels().forward(f, l.plan, aligned<T>(workspace));
 
   const auto out = layer.x.scalar_type();
-  return {l.sequence.scatter(y).to(out), l.sequence.unsort(h_n).to(out),
-          has_c ? l.sequence.unsort(c_n).to(out) : c_n.to(out), keeps_c ? l.sequence.scatter(c) : c,
-          keeps_values ? buffer : at::empty({0}, l.options())};
+  return {as(l.sequence.scatter(y), out), as(l.sequence.unsort(h_n), out),
+          as(has_c ? l.sequence.unsort(c_n) : c_n, out), keeps_c ? l.sequence.scatter(c) : c,
+          keeps_values ? buffer : empty({0}, l.type)};
 }
 
 // h before each step, (rows, P), where it is not simply y shifted by a step.
@@ -160,7 +169,7 @@ template <class T>
 Tensor previous_h(const Cast<T>& l, const Tensor& y, int64_t d) {
   const Sizes& s = l.sizes;
   const int64_t P = s.P, ld = s.D * P;
-  Tensor h = at::zeros({l.sequence.total(), P}, l.options());
+  Tensor h = at::zeros({l.sequence.total(), P}, l.x.options());
   T* to = h.mutable_data_ptr<T>();
   const T* from = const_pointer<T>(y) + d * P;
   const T* h_0 = at_direction(const_pointer<T>(l.h_0), d, s.B * P);
@@ -181,7 +190,7 @@ template <class T>
 Tensor recurrent_weight_gradient(const Cast<T>& l, const Tensor& du, const Tensor& y, int64_t d) {
   const int64_t B = l.sizes.B, N = l.sequence.total(), P = l.sizes.P;
   if (l.sequence.ragged() || l.rows.reset) return du.t().mm(previous_h(l, y, d));
-  if (N == 0) return at::zeros({l.gates(), P}, l.options());
+  if (N == 0) return at::zeros({l.gates(), P}, l.x.options());
   const Tensor y_d = y.narrow(1, d * P, P);
   const bool reverse = l.reverse[d];
   Tensor dw = reverse ? du.narrow(0, 0, N - B).t().mm(y_d.narrow(0, B, N - B))
@@ -198,20 +207,20 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
   const bool has_c = s.cell.states > 1;
   const auto rows_of = [&](const OptionalTensor& t) {
-    return t ? l.sequence.gather(t->to(l.type)) : Tensor();
+    return t ? as(l.sequence.gather(*t), l.type) : Tensor();
   };
   const auto state_of = [&](const OptionalTensor& t) {
-    return t ? l.sequence.sort(t->to(l.type)).contiguous() : Tensor();
+    return t ? as(l.sequence.sort(*t), l.type) : Tensor();
   };
   const Tensor y = rows_of(y_in), c = has_c ? rows_of(c_in) : Tensor();
   const Tensor d_y = rows_of(gradients.d_y), d_c = has_c ? rows_of(gradients.d_c) : Tensor();
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
-  const Tensor d_gates = at::empty({N, D, d_width}, l.options());
-  const Tensor d_h = s.projected ? at::empty({N, D * P}, l.options()) : Tensor();
-  Tensor d_h_0 = at::empty({D, B, P}, l.options());
-  Tensor d_c_0 = has_c ? at::empty({D, B, H}, l.options()) : Tensor();
+  const Tensor d_gates = empty({N, D, d_width}, l.type);
+  const Tensor d_h = s.projected ? empty({N, D * P}, l.type) : Tensor();
+  Tensor d_h_0 = empty({D, B, P}, l.type);
+  Tensor d_c_0 = has_c ? empty({D, B, H}, l.type) : Tensor();
 
   Backward<T> f{l.shape, l.rows, l.product, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_width, D * P, {}};
@@ -242,7 +251,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const int64_t shared = GH - extra;
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return at::empty({0}, layer.x.options()); };
-  Tensor d_x = needs.x ? at::empty({N, s.I}, l.options()) : Tensor();
+  Tensor d_x = needs.x ? empty({N, s.I}, l.type) : Tensor();
   std::vector<Tensor> d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr;
   for (int64_t d = 0; d < D; ++d) {
     const Tensor rows = d_gates.select(1, d), dx = rows.narrow(1, 0, extra), du = rows.narrow(1, extra, GH);
@@ -253,13 +262,13 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
       if (extra) d_x.addmm_(dx, l.w_ih[d].narrow(0, shared, extra));
     }
     if (needs.w_ih) {
-      Tensor dw = at::empty({GH, s.I}, l.options());
+      Tensor dw = empty({GH, s.I}, l.type);
       Tensor top = dw.narrow(0, 0, shared), bottom = dw.narrow(0, shared, extra);
       at::mm_out(top, du_shared.t(), l.x);
       if (extra) at::mm_out(bottom, dx.t(), l.x);
-      d_w_ih.push_back(dw.to(out));
+      d_w_ih.push_back(as(dw, out));
     }
-    if (needs.w_hh) d_w_hh.push_back(recurrent_weight_gradient(l, du, y, d).to(out));
+    if (needs.w_hh) d_w_hh.push_back(as(recurrent_weight_gradient(l, du, y, d), out));
     if (s.bias && (needs.b_ih || needs.b_hh)) {
       const Tensor hidden_side = du.sum(0);
       if (needs.b_ih)

@@ -42,7 +42,7 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t 
   shape.steps = T, shape.batch = B, shape.rows = T * B, shape.hidden = H;
   shape.projection = P > 0 ? P : H, shape.projected = P > 0;
   shape.directions = static_cast<int>(D), shape.element_bytes = element_bytes;
-  const CpuPlan p = plan_cpu(shape, /*ragged=*/false, threads, cpu::kernels().unit);
+  const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit);
   py::dict d;
   d["strategy"] = p.strategy;
   d["isa"] = p.isa;
@@ -53,7 +53,7 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t 
   d["chunk"] = p.chunk;
   d["workspace_bytes"] = p.workspace_bytes;
   d["saved_bytes"] = p.saved_bytes;
-  d["reason"] = p.reason;
+  d["reason"] = explain(shape, p);
   return d;
 }
 

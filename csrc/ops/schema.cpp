@@ -1,6 +1,8 @@
 // The operators' schemas, their CPU implementation, and autograd.
 //
 //   fusedrnn::layer           what people call; differentiable
+//   fusedrnn::cell            one step of it
+//   fusedrnn::layer_replay    the same in differentiable operations (fusedrnn/_ops.py): forward-mode derivatives
 //   fusedrnn::layer_forward   the same, and the values that the backward needs
 //   fusedrnn::layer_backward  gradients; itself differentiable (fusedrnn/_ops.py), by replay
 //
@@ -142,12 +144,18 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
 };
 
 LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
-  const auto wants = [](const Tensor& t) { return t.requires_grad(); };
-  bool any = at::GradMode::is_enabled() && (wants(x) || (h_0 && wants(*h_0)) || (c_0 && wants(*c_0)));
-  if (at::GradMode::is_enabled())
+  const auto any_of = [&](auto&& property) {
+    bool any = property(x) || (h_0 && property(*h_0)) || (c_0 && property(*c_0));
     for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr})
-      for (const Tensor& t : list) any |= wants(t);
-  if (!any) {
+      for (const Tensor& t : list) any = any || property(t);
+    return any;
+  };
+  // Forward-mode derivatives come from the layer's replay in differentiable operations (fusedrnn/_ops.py).
+  if (any_of([](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); })) {
+    static const auto replay = op<decltype(layer_cpu)>("fusedrnn::layer_replay");
+    return replay.call(FUSEDRNN_INPUTS, cell_states);
+  }
+  if (!at::GradMode::is_enabled() || !any_of([](const Tensor& t) { return t.requires_grad(); })) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
     return call.call(FUSEDRNN_INPUTS, cell_states);
@@ -163,6 +171,9 @@ TORCH_LIBRARY(fusedrnn, m) {
   };
   m.set_python_module("fusedrnn._ops");
   define("layer(" + inputs + ", bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  define("cell(Tensor x, Tensor? h_0, Tensor? c_0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, str cell) -> "
+         "(Tensor h_n, Tensor c_n)");
+  define("layer_replay(" + inputs + ", bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
   define("layer_forward(" + inputs +
          ", bool save, bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor saved)");
   define("layer_backward(Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_c, " + inputs +
@@ -173,6 +184,22 @@ TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
   m.impl("layer", layer_cpu);
   m.impl("layer_forward", layer_forward_cpu);
   m.impl("layer_backward", layer_backward_cpu);
+}
+
+// One step of one direction: a layer of T = 1, entered without the cost of building its arguments in Python.
+std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                     const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                                     const OptionalTensor& b_hh, const std::string& cell) {
+  TORCH_CHECK_VALUE(x.dim() == 2, "x must be (B, I); got ", x.dim(), "-D");
+  const auto step = [](const OptionalTensor& state) {
+    return state ? OptionalTensor(state->unsqueeze(0)) : std::nullopt;
+  };
+  const auto list = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>{}; };
+  static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
+  auto [y, h_n, c_n, c] =
+      call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, std::nullopt,
+                std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false);
+  return {h_n.squeeze(0), c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
 }
 
 #if !defined(FUSEDRNN_WITH_CUDA)
@@ -188,6 +215,8 @@ TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_cuda>());
 }
 #endif
+
+TORCH_LIBRARY_IMPL(fusedrnn, CompositeImplicitAutograd, m) { m.impl("cell", cell_step); }
 
 TORCH_LIBRARY_IMPL(fusedrnn, Autograd, m) { m.impl("layer", layer_autograd); }
 

@@ -54,7 +54,7 @@ Rows Sequence::rows() const {
 
 Tensor Sequence::gather(const Tensor& t) const {
   const Tensor flat = packed_ ? t : t.reshape({T_ * B_, t.size(-1)});
-  return padded() ? flat.index_select(0, index_) : flat.contiguous();
+  return padded() ? flat.index_select(0, index_) : flat;
 }
 
 Tensor Sequence::scatter(const Tensor& t) const {

@@ -16,7 +16,7 @@ class Sequence {
   bool ragged() const { return !offset_.empty(); }
   bool padded() const { return index_.defined(); }  // `lengths` were given, and one is short
 
-  Tensor gather(const Tensor& t) const;   // (T, B, F) or (N, F) -> (rows, F)
+  Tensor gather(const Tensor& t) const;   // (T, B, F) or (N, F) -> (rows, F), any strides
   Tensor scatter(const Tensor& t) const;  // (rows, F) -> the layer's own layout, zeros in the padding
   Tensor sort(const Tensor& state) const;    // (D, B, F) in the batch's order -> in the order of rows
   Tensor unsort(const Tensor& state) const;

@@ -1,0 +1,109 @@
+"""torch.compile, torch.export, forward-mode derivatives and vmap of our modules agree with eager."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch._dynamo.testing
+import torch.autograd.forward_ad as forward_ad
+from helpers import LAYERS, make, outcome, random
+
+import fusedrnn
+
+SIZES = [(5, 3), (7, 2), (9, 6)]  # one graph must serve them all
+
+
+@pytest.fixture
+def graphs():
+    """A compiler that runs what it is given as it is, and keeps count."""
+    torch._dynamo.reset()
+    yield torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    torch._dynamo.reset()
+
+
+OPTIONS = {
+    "plain": lambda T, B: {},
+    "lengths": lambda T, B: {"lengths": torch.arange(B) % T + 1},
+    "reset": lambda T, B: {"reset": torch.rand(T, B) < 0.3},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_one_whole_graph_serves_every_size(kind, option, graphs):
+    layer = make(kind, 4, 8, dtype=torch.float32, num_layers=2, bidirectional=True)[0]
+    compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
+    seen = set()
+    for T, B in SIZES:
+        x, given = random(T, B, 4, dtype=torch.float32), OPTIONS[option](T, B)
+        expected = outcome(layer, x, **given)
+        x.requires_grad_()
+        layer.zero_grad()
+        y, _ = compiled(x, **given)
+        torch.testing.assert_close(y, expected["y"])
+        y.sum().backward()
+        gradient = x.grad.clone()
+        x.grad = None
+        layer(x, **given)[0].sum().backward()
+        torch.testing.assert_close(gradient, x.grad)
+        seen.add(graphs.frame_count)
+    assert len(seen) == 1 and seen != {0}, "sizes after the first were compiled anew"
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_cells_compile_to_one_graph(name, graphs):
+    cell = getattr(fusedrnn, name)(4, 8)
+    compiled = torch.compile(cell, backend=graphs, fullgraph=True)
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(compiled(x), cell(x))
+    assert graphs.frame_count == 1
+
+
+def test_other_peoples_torch_layers_are_treated_as_before(graphs):
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(torch.nn.LSTM(4, 8), backend=graphs, fullgraph=True)(torch.randn(5, 3, 4))
+    assert torch._dynamo.config.allow_rnn is False
+
+
+def test_importing_us_does_not_import_dynamo():
+    code = "import sys, fusedrnn; sys.exit('torch._dynamo.variables.builder' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_exported_program_takes_other_sizes(kind):
+    layer = make(kind, 4, 8, dtype=torch.float32)[0]
+    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(layer, (torch.randn(5, 3, 4),), dynamic_shapes=(dynamic,)).module()
+    for T, B in SIZES:
+        x = torch.randn(T, B, 4)
+        torch.testing.assert_close(program(x), layer(x))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_forward_mode_derivatives_are_finite_differences(kind):
+    layer = make(kind, 4, 8)[0]
+    x, direction = random(5, 3, 4), random(5, 3, 4)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, direction))[0]).tangent
+    step = 1e-6
+    with torch.no_grad():
+        difference = (layer(x + step * direction)[0] - layer(x - step * direction)[0]) / (2 * step)
+    torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(torch.func.jvp(lambda x: layer(x)[0], (x,), (direction,))[1], tangent)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vmap_is_a_loop(kind):
+    layer = make(kind, 4, 8)[0]
+    x = random(6, 5, 3, 4)
+    with torch.no_grad():
+        mapped = torch.vmap(lambda x: layer(x)[0], in_dims=1)(x.transpose(0, 1))
+        torch.testing.assert_close(mapped, torch.stack([layer(sample)[0] for sample in x]))
+
+
+def test_reverse_mode_transforms_are_refused_rather_than_wrong():
+    layer = fusedrnn.GRU(4, 8)
+    with pytest.raises(RuntimeError, match="functorch transforms"):
+        torch.func.grad(lambda x: layer(x)[0].sum())(torch.randn(5, 3, 4))
