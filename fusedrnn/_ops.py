@@ -194,7 +194,9 @@ def _replay(ctx, *_grads):
 torch.library.register_autograd("fusedrnn::layer_backward", _replay, setup_context=_save_for_replay)
 
 
-# --- forward-mode derivatives and vmap --------------------------------------------------------------------------
+# --- torch.func -------------------------------------------------------------------------------------------------
+# Under its transforms, and for forward-mode derivatives, the op calls layer_replay whenever it has to be
+# differentiated: whatever may be done with torch's own operations may be done with that, if not as fast.
 
 
 def _layer_replay(*args):

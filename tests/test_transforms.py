@@ -8,6 +8,7 @@ import torch
 import torch._dynamo.testing
 import torch.autograd.forward_ad as forward_ad
 from helpers import LAYERS, make, outcome, random
+from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 
 import fusedrnn
 
@@ -99,11 +100,42 @@ def test_vmap_is_a_loop(kind):
     layer = make(kind, 4, 8)[0]
     x = random(6, 5, 3, 4)
     with torch.no_grad():
-        mapped = torch.vmap(lambda x: layer(x)[0], in_dims=1)(x.transpose(0, 1))
+        mapped = vmap(lambda x: layer(x)[0], in_dims=1)(x.transpose(0, 1))
         torch.testing.assert_close(mapped, torch.stack([layer(sample)[0] for sample in x]))
 
 
-def test_reverse_mode_transforms_are_refused_rather_than_wrong():
-    layer = fusedrnn.GRU(4, 8)
-    with pytest.raises(RuntimeError, match="functorch transforms"):
-        torch.func.grad(lambda x: layer(x)[0].sum())(torch.randn(5, 3, 4))
+@pytest.mark.parametrize("kind", LAYERS)
+def test_per_sample_gradients_are_those_of_a_loop(kind):
+    layer = make(kind, 4, 8, bidirectional=True)[0]
+    weights, samples = dict(layer.named_parameters()), random(6, 5, 1, 4)
+
+    def loss(weights, x):
+        return functional_call(layer, weights, (x,))[0].square().sum()
+
+    together = vmap(grad(loss), in_dims=(None, 0))(weights, samples)
+    for i, sample in enumerate(samples):
+        alone = torch.autograd.grad(loss(weights, sample), list(weights.values()))
+        for gradients, gradient in zip(together.values(), alone, strict=True):
+            torch.testing.assert_close(gradients[i], gradient)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_ensemble_of_stacked_weights_is_a_loop(kind):
+    models = [make(kind, 4, 8)[0] for _ in range(3)]
+    weights, _ = stack_module_state(models)
+    x = random(5, 2, 4)
+    together = vmap(lambda w: functional_call(models[0], w, (x,))[0])(weights)
+    torch.testing.assert_close(together, torch.stack([model(x)[0] for model in models]))
+
+
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
+def test_hessians_are_those_of_autograd(kind):
+    layer = make(kind, 2, 3)[0]
+    x = random(3, 1, 2)
+
+    def loss(x):
+        return layer(x)[0].square().sum()
+
+    expected = torch.autograd.functional.hessian(loss, x)
+    torch.testing.assert_close(hessian(loss)(x), expected)
+    torch.testing.assert_close(jacrev(grad(loss))(x), expected)

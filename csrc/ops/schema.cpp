@@ -2,7 +2,7 @@
 //
 //   fusedrnn::layer           what people call; differentiable
 //   fusedrnn::cell            one step of it
-//   fusedrnn::layer_replay    the same in differentiable operations (fusedrnn/_ops.py): forward-mode derivatives
+//   fusedrnn::layer_replay    the same in differentiable operations (fusedrnn/_ops.py): for torch.func
 //   fusedrnn::layer_forward   the same, and the values that the backward needs
 //   fusedrnn::layer_backward  gradients; itself differentiable (fusedrnn/_ops.py), by replay
 //
@@ -150,12 +150,16 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
       for (const Tensor& t : list) any = any || property(t);
     return any;
   };
-  // Forward-mode derivatives come from the layer's replay in differentiable operations (fusedrnn/_ops.py).
-  if (any_of([](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); })) {
+  // torch.func's transforms refuse a C++ Function on principle, and forward-mode derivatives have no formula here:
+  // both get the layer replayed in differentiable operations (fusedrnn/_ops.py).
+  const bool records = at::GradMode::is_enabled() && any_of([](const Tensor& t) { return t.requires_grad(); });
+  const bool transformed =
+      c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
+  if ((records && transformed) || any_of([](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); })) {
     static const auto replay = op<decltype(layer_cpu)>("fusedrnn::layer_replay");
     return replay.call(FUSEDRNN_INPUTS, cell_states);
   }
-  if (!at::GradMode::is_enabled() || !any_of([](const Tensor& t) { return t.requires_grad(); })) {
+  if (!records) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
     return call.call(FUSEDRNN_INPUTS, cell_states);
