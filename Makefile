@@ -28,7 +28,7 @@ $(BIN)/python:
 # No build isolation: the extension must be compiled against the torch that will load it.
 $(STAMP): $(BIN)/python $(SOURCES)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet "setuptools>=77" wheel ninja
+	$(BIN)/python -m pip install --quiet setuptools wheel ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,demo]"
 	touch $@
 

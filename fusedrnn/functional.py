@@ -209,6 +209,9 @@ def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tenso
     if autocasts(x):
         x, (weights,), h_0, c_0 = _autocast(x, (weights,), h_0, c_0)
     w_ih, w_hh, b_ih, b_hh, _ = weights
+    if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
+        h = x.new_empty(x.size(0), 0)
+        return h, h.clone()
     return _cell(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 
 

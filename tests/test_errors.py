@@ -67,9 +67,9 @@ CALLS = {
     "cell input rank": ("GRUCell", (torch.zeros(2, 3, 4),), ["GRUCell", "3D"]),
     "cell state rank": ("LSTMCell", (torch.zeros(3, 4), pair(1, 3, 7)), ["LSTMCell", "hx[0]", "3D"]),
     "cell input size": ("RNNCell", (torch.zeros(3, 6),), ["6", "4"]),
-    "cell state size ": ("GRUCell", (torch.zeros(3, 4), torch.zeros(3, 8)), ["[1, 3, 8]", "[1, 3, 7]"]),
-    "cell state batch": ("LSTMCell", (torch.zeros(3, 4), pair(2, 7)), ["[1, 2, 7]", "[1, 3, 7]"]),
-    "unbatched cell, batched state": ("GRUCell", (torch.zeros(4), torch.zeros(3, 7)), ["[1, 1, 7]", "[1, 1, 3, 7]"]),
+    "cell state size ": ("GRUCell", (torch.zeros(3, 4), torch.zeros(3, 8)), ["hidden0", "8", "7"]),
+    "cell state batch": ("LSTMCell", (torch.zeros(3, 4), pair(2, 7)), ["hidden0", "2", "3"]),
+    "unbatched cell, batched state": ("GRUCell", (torch.zeros(4), torch.zeros(3, 7)), ["GRUCell", "1D", "2D"]),
 }
 
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import CELLS, DTYPES, LAYERS, doubled, make, named, loss, outcome, random, states
+from helpers import CELLS, DTYPES, LAYERS, doubled, flat, loss, make, named, outcome, random, states
 from tolerances import assert_all_close, assert_close
 
 # name → sizes (T, B, I, H), constructor's arguments, how it is called
@@ -217,3 +217,11 @@ def test_repeated_runs_are_bitwise_equal(kind, dtype, device):
     for _ in range(10):
         again = outcome(ours, x)
         assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells_of_no_units_give_no_units(kind, device):
+    ours, torchs, _ = make(kind, 4, 0, table=CELLS, device=device)
+    x = random(3, 4, device=device)
+    for value, expected in zip(flat(ours(x)), flat(torchs(x)), strict=True):
+        assert value.shape == expected.shape == (3, 0)

@@ -54,7 +54,7 @@ def test_bad_samples_raise_what_torch_does(name, device):
     info = INFOS[getattr(torch.nn, name)]
     bad = info.module_error_inputs_func(info, device, torch.float32, requires_grad=False, training=True)
     for sample in bad:
-        with pytest.raises(sample.error_type):
+        with pytest.raises(sample.error_type, match=sample.error_regex):
             module = construct(fusedrnn, name, sample.module_error_input)
             assert sample.error_on is ModuleErrorEnum.FORWARD_ERROR, "the constructor should have raised"
             module(*sample.module_error_input.forward_input.args)

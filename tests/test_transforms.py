@@ -139,3 +139,10 @@ def test_hessians_are_those_of_autograd(kind):
     expected = torch.autograd.functional.hessian(loss, x)
     torch.testing.assert_close(hessian(loss)(x), expected)
     torch.testing.assert_close(jacrev(grad(loss))(x), expected)
+
+
+def test_batched_gradients_are_refused_rather_than_wrong():
+    x = torch.randn(5, 3, 4, requires_grad=True)
+    y = fusedrnn.GRU(4, 8)(x)[0]
+    with pytest.raises(RuntimeError, match="Batching rule not implemented for fusedrnn::layer_backward"):
+        torch.autograd.grad(y, x, torch.randn(2, *y.shape), is_grads_batched=True)

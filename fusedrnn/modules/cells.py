@@ -20,11 +20,27 @@ class Cell:
         return Weights(*(weight_of(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
     def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
-        """Check ranks as torch.nn does, and return input and states with a batch dimension."""
-        for name, tensor in zip(("input", "hx[0]", "hx[1]"), (input, *states)):
+        """Check sizes, in torch.nn's words, and return input and states with a batch dimension."""
+        names = ("hx[0]", "hx[1]") if len(states) == 2 else ("hidden",)
+        for name, tensor in zip(("input", *names), (input, *states)):
             if tensor.dim() not in (1, 2):
                 raise ValueError(f"{self._get_name()}: Expected {name} to be 1D or 2D, got {tensor.dim()}D instead")
-        return [input, *states] if input.dim() == 2 else [tensor.unsqueeze(0) for tensor in (input, *states)]
+            if tensor.dim() != input.dim():
+                raise RuntimeError(
+                    f"{self._get_name()}: Expected {name} to be {input.dim()}D as input is, got {tensor.dim()}D instead"
+                )
+        if input.dim() == 1:
+            input, states = input.unsqueeze(0), [state.unsqueeze(0) for state in states]
+        if input.size(1) != self.input_size:
+            raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}")
+        for i, state in enumerate(states):
+            if state.size(0) != input.size(0):
+                raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}")
+            if state.size(1) != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, expected {self.hidden_size}"
+                )
+        return [input, *states]
 
 
 class RNNCell(Cell, torch.nn.RNNCell):
