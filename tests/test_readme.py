@@ -1,10 +1,13 @@
 """The README's Python code runs as printed, in order, as one reader's session; the commands it names exist."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from test_layering import MAY_INCLUDE
+
+from benchmarks.readme import RESULT, filled
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,3 +37,8 @@ def test_links_lead_somewhere(link):
 def test_layout_names_every_folder_of_the_sources():
     folders = {path.name for path in (ROOT / "csrc").iterdir() if path.is_dir()}
     assert {name for name in MAY_INCLUDE if f"csrc/{name}/ " in README} == folders
+
+
+def test_the_table_of_speed_is_that_of_the_committed_result():
+    text = (ROOT / "README.md").read_text()
+    assert filled(text, json.loads(RESULT.read_text())) == text
