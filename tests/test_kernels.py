@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from helpers import LAYERS, make, outcome, random
+from helpers import LAYERS, doubled, make, outcome, random, states
 from tolerances import assert_all_close
 
 import fusedrnn
@@ -47,6 +47,16 @@ def test_projection_edges(H, P, isa):
     ours, torchs, truth = make("lstm", 5, H, dtype=torch.float32, proj_size=P, bidirectional=True)
     x = random(4, 7, 5, dtype=torch.float32)
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+# with few multiply-adds by dot products in the kernel, with many by GEMM
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (1, 300), (64, 200)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_single_steps_small_and_large(kind, B, H, dtype, isa):
+    ours, torchs, truth = make(kind, 9, H, dtype=dtype, bidirectional=True)
+    x, hx = random(1, B, 9, dtype=dtype), states(kind, 2, B, H, dtype=dtype)
+    assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
 
 
 # deeper than the slice of the product that stays in the first-level cache (256)

@@ -75,7 +75,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
 std::string explain(const Shape& s, const CpuPlan& p) {
   std::ostringstream why;
   if (s.steps <= 1) {
-    why << "T = " << s.steps << ": no step waits for another, so both products are one GEMM";
+    why << "T = " << s.steps << ": no step waits for another, so each product is one GEMM, or plain dot products if small";
     return why.str();
   }
   if (p.direction_parts > 1) why << "both directions side by side; ";

@@ -16,7 +16,7 @@ struct VectorUnit {
 };
 
 struct CpuPlan {
-  const char* strategy;  // "fused": the whole sequence in one call; "single_step": T = 1, products by GEMM
+  const char* strategy;  // "fused": the whole sequence in one call; "single_step": T = 1, products apart from the walk
   const char* isa;
   int vector_lanes;     // per register, of the arithmetic type
   int threads;          // = direction_parts · batch_parts · unit_parts

@@ -61,9 +61,10 @@ FUSEDRNN_INLINE Previous previous_of(const Rows& rows, bool reverse, int64_t t, 
 
 // How the hidden-side product of a step is had.
 enum class HiddenProduct : int {
-  fused,  // by the kernel, from w_hh
-  given,  // by the caller, for a single step: nothing is sequential then
-  zero,   // the initial state is zero and there is a single step
+  fused,   // by the kernel, from w_hh
+  given,   // by the caller, for a single step: nothing is sequential then
+  zero,    // the initial state is zero and there is a single step
+  direct,  // by the kernel, from w_hh as it is, and the input product from w_ih too: a single small step
 };
 
 // Matrices are row-major; ld is the distance between rows in elements; a direction's pointers already
@@ -73,12 +74,13 @@ struct DirectionForward {
   bool reverse;
   const T* w_hh;    // (G·H, P)
   const T* w_hr;    // (P, H), null without projection
+  const T* w_ih;    // (G·H, I), read by a direct product alone
   const T* b_ih;    // (G·H), null without bias
   const T* b_hh;    // (G·H), null without bias
   const T* h_0;     // (B, P), null: zeros
   const T* c_0;     // (B, H), null: zeros
   const T* gh;      // (B, G·H), the hidden-side product when given
-  T* gates;         // (N, G·H) gx on entry; (N, slots·H [+ H]) saved on exit, when saving
+  T* gates;         // (N, G·H) gx on entry, unless direct; (N, slots·H [+ H]) saved on exit, when saving
   T* y;             // (N, P)
   T* c;             // (N, H) all cell states, null: not kept
   T* h_n;           // (B, P)
@@ -93,6 +95,8 @@ struct Forward {
   bool save;  // keep what the backward needs
   bool reset_to_hx;
   int64_t ld_gates, ld_y, ld_c;
+  int64_t inputs;  // I
+  const T* x;      // (N, I), read by a direct product alone
   DirectionForward<T> direction[kMaxDirections];
 };
 

@@ -13,6 +13,8 @@
 namespace fusedrnn::ops {
 namespace {
 
+constexpr int64_t kDirectWork = 1 << 16;
+
 // The GEMMs in here run in the type that was chosen for them, whatever autocast would make of a GEMM.
 struct NoAutocast {
   c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
@@ -125,25 +127,30 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const int64_t width = keeps_values ? l.saved_width() : GH;
 
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
-  const Tensor buffer = empty({s.N, D, width}, l.type), gates = buffer.narrow(0, 0, N);
-  for (int64_t d = 0; d < D; ++d) {
-    Tensor gx = gates.select(1, d).narrow(1, 0, GH);
-    at::mm_out(gx, l.x, l.w_ih[d].t());
-  }
+  const Tensor buffer = empty({s.N, D, width}, l.type), gates = N == s.N ? buffer : buffer.narrow(0, 0, N);
+  // A step of so few multiply-adds takes less time than calling a GEMM (about 5 µs each with its views).
+  const bool direct = l.shape.steps == 1 && N * GH * (s.I + P) <= kDirectWork;
+  if (!direct)
+    for (int64_t d = 0; d < D; ++d) {
+      Tensor gx = gates.select(1, d).narrow(1, 0, GH);
+      at::mm_out(gx, l.x, l.w_ih[d].t());
+    }
   Tensor y = empty({N, D * P}, l.type);
   Tensor c = keeps_c ? empty({N, D * H}, l.type) : empty({0}, l.type);
   Tensor h_n = empty({D, B, P}, l.type);
   Tensor c_n = has_c ? empty({D, B, H}, l.type) : empty({0}, l.type);
   std::vector<Tensor> gh;
-  if (l.product == HiddenProduct::given)
+  if (l.product == HiddenProduct::given && !direct)
     for (int64_t d = 0; d < D; ++d) gh.push_back(at::mm(l.h_0[d], l.w_hh[d].t()));
 
-  Forward<T> f{l.shape, l.rows, l.product, keeps_values, l.reset_to_hx, D * width, D * P, D * H, {}};
+  Forward<T> f{l.shape, l.rows, direct ? HiddenProduct::direct : l.product, keeps_values, l.reset_to_hx,
+               D * width, D * P, D * H, s.I, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
     dir.w_hh = const_pointer<T>(l.w_hh[d]);
     dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
+    dir.w_ih = const_pointer<T>(l.w_ih[d]);
     dir.b_ih = s.bias ? const_pointer<T>(l.b_ih[d]) : nullptr;
     dir.b_hh = s.bias ? const_pointer<T>(l.b_hh[d]) : nullptr;
     dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
