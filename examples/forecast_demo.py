@@ -244,6 +244,10 @@ def parse(arguments=None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.output.suffix.lower() != ".png":
         parser.error(f"--output must end in .png; got {str(options.output)!r}")
+    if options.output.is_dir():
+        parser.error(f"--output is a folder: {str(options.output)!r}")
+    if not -(2**63) <= options.seed < 2**64:
+        parser.error(f"--seed must fit into 64 bits; got {options.seed}")
     if not options.output.absolute().parent.is_dir():
         parser.error(f"--output: there is no folder {str(options.output.parent)!r}")
     return options
