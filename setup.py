@@ -60,17 +60,23 @@ def extension():
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
     sources = [s for pattern in ("core", "cpu", "ops") for s in relative(f"csrc/{pattern}/*.cpp")]
+    if with_cuda:
+        sources += cuda_sources
+    else:
+        sources = [s for s in sources if not s.endswith("_cuda.cpp") or s.startswith("csrc/core")]
     macros = [
         ("FUSEDRNN_TORCH_VERSION", torch.__version__),
         ("FUSEDRNN_CUDA_VERSION", torch.version.cuda if with_cuda else "none"),
     ]
+    if with_cuda:
+        macros.append(("FUSEDRNN_WITH_CUDA", None))
     # -fno-trapping-math lets the compiler turn the clamps of core/math.h into vector selects; it changes no result.
     cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
         "fusedrnn._C",
-        sources + (cuda_sources if with_cuda else []),
+        sources,
         depends=[s for pattern in ("h", "inc", "cuh") for s in relative(f"csrc/**/*.{pattern}")],
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++20"]} if with_cuda else cxx,

@@ -6,7 +6,7 @@ from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from .plan import Plan, plan
+from .plan import CudaPass, CudaPlan, Plan, plan, use_strategy
 
 _dynamo.allow((RNN, LSTM, GRU))
 
@@ -17,11 +17,14 @@ __all__ = [
     "RNNCell",
     "LSTMCell",
     "GRUCell",
+    "CudaPass",
+    "CudaPlan",
     "Plan",
     "Weights",
     "convert",
     "functional",
     "plan",
     "revert",
+    "use_strategy",
     "__version__",
 ]

@@ -56,6 +56,11 @@ def _arithmetic(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
+def _kept(x: Tensor) -> torch.dtype:
+    """What the gates are kept in for the backward: on CUDA as the input is, to halve what has to be moved."""
+    return x.dtype if x.is_cuda else _arithmetic(x)
+
+
 def _check_devices(x, h_0, c_0, reset, *lists):
     names = ("h_0", "c_0", "reset", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
     for name, tensors in zip(names, ([h_0], [c_0], [reset], *lists), strict=True):
@@ -103,9 +108,9 @@ def _(
     if save and (info["saved"] or w_hr):
         rows = x.shape[0] if batch_sizes is not None else x.shape[0] * x.shape[1]
         width = (max(info["gates"], info["saved"]) + bool(w_hr)) * H
-        saved = x.new_empty((rows, len(reverse), width), dtype=_arithmetic(x))
+        saved = x.new_empty((rows, len(reverse), width), dtype=_kept(x))
     else:
-        saved = x.new_empty((0,), dtype=_arithmetic(x))
+        saved = x.new_empty((0,), dtype=_kept(x))
     return *outputs, saved
 
 

@@ -1,11 +1,14 @@
 """The plan of a layer: which strategy runs it, divided how, at what cost in memory, and why.
 
-The plan is made by the very function that the kernels are launched with (csrc/core/plan.cpp), so what is printed is
-what runs. It is a pure function of the sizes and of the machine.
+The plan is made by the very function that the kernels are launched with (csrc/core/plan.cpp and plan_cuda.cpp), so
+what is printed is what runs. It is a pure function of the sizes and of the machine: a device that is not there can be
+planned for as well.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +48,68 @@ class Plan:
         )
 
 
+@dataclass(frozen=True)
+class CudaPass:
+    """How the forward or the backward of one layer is run on CUDA.
+
+    strategy: "stepwise" — a GEMM and a point-wise kernel a step; "persistent" — one launch, weights kept on chip
+    reason: why, and why not otherwise
+
+    Of a persistent pass alone, otherwise None:
+    scope: among whom h travels at every step — "block", "cluster" or "grid"
+    blocks, threads: of the launch; groups, slices: blocks = directions * groups * slices, a group's slices share
+        the hidden units and meet at every step, groups share the batch and never meet
+    batch, units: sequences of a group and hidden units of a block
+    tiles, tiles_in_registers: weight tiles of a warp, and how many of them are not in shared memory
+    shared_bytes: shared memory of a block
+    """
+
+    strategy: str
+    reason: str
+    scope: str | None = None
+    blocks: int | None = None
+    threads: int | None = None
+    groups: int | None = None
+    slices: int | None = None
+    batch: int | None = None
+    units: int | None = None
+    tiles: int | None = None
+    tiles_in_registers: int | None = None
+    shared_bytes: int | None = None
+
+    def __str__(self) -> str:
+        if self.strategy == "stepwise":
+            return f"stepwise, because {self.reason}"
+        return (
+            f"persistent, {self.blocks} blocks of {self.threads} threads and {self.shared_bytes:,} bytes of shared "
+            f"memory: {self.reason}"
+        )
+
+
+@dataclass(frozen=True)
+class CudaPlan:
+    """How one layer, with all its directions, is run on a CUDA device.
+
+    workspace_bytes: scratch memory of a call; saved_bytes: kept from forward to backward besides the output
+    """
+
+    device: str
+    forward: CudaPass
+    backward: CudaPass
+    workspace_bytes: int
+    saved_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"on {self.device}\n  forward: {self.forward}\n  backward: {self.backward}\n"
+            f"  workspace {self.workspace_bytes:,} bytes, saved for the backward {self.saved_bytes:,} bytes"
+        )
+
+
+KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
+"""Names of the CUDA devices that can be planned for without having them."""
+
+
 def plan(
     cell: str,
     T: int,
@@ -55,13 +120,18 @@ def plan(
     bidirectional: bool = False,
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
-) -> Plan:
-    """Return the plan of one layer of T steps, B rows and H hidden units on this processor.
+    device: torch.device | str = "cpu",
+    strategy: str | None = None,
+) -> Plan | CudaPlan:
+    """Return the plan of one layer of T steps, B rows and H hidden units.
 
     cell: "rnn_tanh", "rnn_relu", "lstm" or "gru"
-    threads: as many as may be used; torch.get_num_threads() if omitted
+    threads: as many as may be used on the CPU; torch.get_num_threads() if omitted
+    device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
+    strategy: for CUDA: "auto", "stepwise" or "persistent"; as `use_strategy` says if omitted
 
-    Raises ValueError for an unknown cell or a size that no layer has.
+    Raises ValueError for an unknown cell, device or strategy, for a size that no layer has, and for a strategy that
+    cannot run the layer on the device, with the numbers that forbid it.
     """
     if cell not in _ops.CELLS:
         raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {cell!r}")
@@ -71,5 +141,49 @@ def plan(
             raise ValueError(f"{name} must be at least {least}; got {value}")
     if proj_size >= H:
         raise ValueError(f"proj_size must be below H = {H}; got {proj_size}")
-    element_bytes = 8 if dtype == torch.float64 else 4
-    return Plan(**_ops._C.plan(cell, T, B, H, proj_size, 1 + bidirectional, element_bytes, threads))
+    sizes = cell, T, B, H, proj_size, 1 + bidirectional
+    if str(device) == "cpu":
+        return Plan(**_ops._C.plan(*sizes, 8 if dtype == torch.float64 else 4, threads))
+    name, figures = _device_figures(device)
+    made = _ops._C.cuda_plan(
+        *sizes, str(dtype).removeprefix("torch."), strategy or _ops._C.requested_strategy(), name, *figures
+    )
+    passes = {which: CudaPass(**made.pop(which)) for which in ("forward", "backward")}
+    return CudaPlan(device=name, **passes, **made)
+
+
+def _device_figures(device: torch.device | str) -> tuple[str, tuple[int, int, int, int]]:
+    """A CUDA device's name, and its capability, multiprocessors, shared bytes a block and largest cluster."""
+    known = _ops._C.cuda_devices()
+    if device in known:
+        return device, known[device]
+    try:
+        there = torch.device(device)
+    except RuntimeError:
+        there = None
+    if there is None or there.type != "cuda":
+        raise ValueError(f"device must be 'cpu', a CUDA device or one of {', '.join(KNOWN_DEVICES)}; got {device!r}")
+    if not torch.cuda.is_available():
+        raise ValueError(f"there is no CUDA device here; plan for one of {', '.join(KNOWN_DEVICES)} by its name")
+    p = torch.cuda.get_device_properties(there)
+    capability = 10 * p.major + p.minor
+    return p.name, (
+        capability, p.multi_processor_count, p.shared_memory_per_block_optin, 8 if capability >= 90 else 0
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def use_strategy(name: str) -> Iterator[None]:
+    """Run layers on CUDA by one strategy, "auto", "stepwise" or "persistent", while the context lasts.
+
+    Holds for the whole process, because the backward runs on threads of autograd. A layer that the strategy cannot
+    serve raises ValueError with the numbers that forbid it. The CPU knows no such choice.
+
+    Raises ValueError for an unknown name.
+    """
+    before = _ops._C.requested_strategy()
+    _ops._C.request_strategy(name)
+    try:
+        yield
+    finally:
+        _ops._C.request_strategy(before)

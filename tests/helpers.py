@@ -32,10 +32,12 @@ def make(kind, *args, table=LAYERS, dtype=torch.float64, device="cpu", **kwargs)
 def _leave_the_kink(module):
     """Drive half the units above zero and half below, lest a rounding flip a ReLU and with it a whole gradient."""
     with torch.no_grad():
-        for name, bias in module.named_parameters():
+        for name, weight in module.named_parameters():
             if name.startswith("bias_hh"):
-                bias[::2] += 3
-                bias[1::2] -= 3
+                weight[::2] += 3
+                weight[1::2] -= 3
+            if name.startswith("weight_hh"):
+                weight *= 0.25  # or else the units above drive some of those below
 
 
 def random(*shape, dtype=torch.float64, device="cpu"):
@@ -48,13 +50,32 @@ def states(kind, *shape, P=None, dtype=torch.float64, device="cpu"):
     return (h_0, random(*shape, dtype=dtype, device=device)) if kind == "lstm" else h_0
 
 
-def doubled(value):
-    """The same tensor, tuple of tensors or PackedSequence in float64."""
-    if isinstance(value, PackedSequence):
-        return value.double()
+def mapped(change, value):
+    """The same nest of tuples and lists with every tensor and PackedSequence in it changed; the rest stays."""
+    if isinstance(value, (torch.Tensor, PackedSequence)):
+        return change(value)
     if isinstance(value, (tuple, list)):
-        return type(value)(doubled(item) for item in value)
-    return None if value is None else value.double()
+        items = [mapped(change, item) for item in value]
+        return value._make(items) if hasattr(value, "_make") else type(value)(items)
+    return value
+
+
+def doubled(value):
+    """The same tensor, nest of tensors or PackedSequence in float64."""
+    return mapped(lambda tensor: tensor.double(), value)
+
+
+def moved(value, device):
+    """The same tensor, nest of tensors or PackedSequence on the device."""
+    return mapped(lambda tensor: tensor.to(device), value)
+
+
+def without_cudnn():
+    """A context in which torch.nn on CUDA does what cuDNN does not.
+
+    It then draws dropout from torch's own generator, differentiates in eval mode and takes any strides, as on the CPU.
+    """
+    return torch.backends.cudnn.flags(enabled=False, allow_tf32=False)
 
 
 def outcome(module, x, hx=None, used=None, **kwargs):

@@ -36,15 +36,19 @@ struct FloatTraits<double> {
   static constexpr double exp_max = 708.0, tanh_max = 20.0;
 };
 
-// 1/k! for the Taylor polynomial, folded at compile time.
-constexpr double inverse_factorial(int k) { return k <= 1 ? 1.0 : inverse_factorial(k - 1) / k; }
+// 1/k! for the Taylor polynomial.
+template <int k>
+constexpr double inverse_factorial = inverse_factorial<k - 1> / k;
+template <>
+constexpr double inverse_factorial<1> = 1.0;
 
 template <int k, class T>
 FUSEDRNN_INLINE T expm1_tail(T r) {  // 1/k! + r/(k+1)! + ... by Horner's rule
+  constexpr T coefficient = static_cast<T>(inverse_factorial<k>);
   if constexpr (k >= FloatTraits<T>::degree) {
-    return static_cast<T>(inverse_factorial(k));
+    return coefficient;
   } else {
-    return static_cast<T>(inverse_factorial(k)) + r * expm1_tail<k + 1>(r);
+    return coefficient + r * expm1_tail<k + 1>(r);
   }
 }
 

@@ -13,6 +13,11 @@ namespace fusedrnn {
 
 constexpr int kMaxDirections = 2;
 
+// What tensors hold. The arithmetic is float64 for the first and float32 for the others.
+enum class Dtype : int { float64, float32, float16, bfloat16 };
+
+constexpr int bytes_of(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
+
 struct Shape {
   CellKind cell;
   int64_t steps;       // T
@@ -25,15 +30,19 @@ struct Shape {
   int element_bytes;  // of the arithmetic type: 4 or 8
 };
 
-// Which row of an (N, ·) matrix holds step t of sequence b. Sequences are sorted by falling length, as
-// in a PackedSequence, so those that run at step t are 0..active(t)-1 and lie side by side.
+// Which row of an (N, ·) matrix holds step t of sequence b, and whether there is such a step. Either the
+// rows of ended sequences are left out, and sequences are sorted by falling length, as in a PackedSequence:
+// those that run at step t are 0..active(t)-1 and lie side by side. Or every step has B rows (no offset), and
+// `length` tells those that are padding.
 struct Rows {
   int64_t steps, batch;
-  const int64_t* offset;   // (T) first row of step t;        nullptr: t·B
-  const int64_t* active_;  // (T) sequences running at step t; nullptr: B
+  const int64_t* offset;   // (T) first row of step t;         nullptr: t·B
+  const int64_t* active_;  // (T) sequences running at step t; nullptr: B, or as `length` says
+  const int64_t* length;   // (B) steps of each sequence;      nullptr: as `active_` says
   const bool* reset;       // (N) true: a boundary just before this row's step; nullptr: none
 
   FUSEDRNN_INLINE int64_t active(int64_t t) const { return active_ ? active_[t] : batch; }
+  FUSEDRNN_INLINE bool alive(int64_t t, int64_t b) const { return length ? t < length[b] : b < active(t); }
   FUSEDRNN_INLINE int64_t row(int64_t t, int64_t b) const { return (offset ? offset[t] : t * batch) + b; }
 };
 
@@ -53,7 +62,7 @@ FUSEDRNN_INLINE Previous previous_of(const Rows& rows, bool reverse, int64_t t, 
     if (t == 0) return {Source::first, -1};
     return {Source::previous, rows.row(t - 1, b)};
   }
-  if (t + 1 >= rows.steps || b >= rows.active(t + 1)) return {Source::first, -1};
+  if (t + 1 >= rows.steps || !rows.alive(t + 1, b)) return {Source::first, -1};
   const int64_t row = rows.row(t + 1, b);
   if (rows.reset && rows.reset[row]) return {Source::boundary, -1};
   return {Source::previous, row};
@@ -68,8 +77,9 @@ enum class HiddenProduct : int {
 };
 
 // Matrices are row-major; ld is the distance between rows in elements; a direction's pointers already
-// stand at its own columns. Pointers that may be null say so.
-template <class T>
+// stand at its own columns. Pointers that may be null say so. T is what tensors hold, A the type of the
+// arithmetic and of whatever must keep its precision; on the CPU they are one.
+template <class T, class A = T>
 struct DirectionForward {
   bool reverse;
   const T* w_hh;    // (G·H, P)
@@ -82,12 +92,12 @@ struct DirectionForward {
   const T* gh;      // (B, G·H), the hidden-side product when given
   T* gates;         // (N, G·H) gx on entry, unless direct; (N, slots·H [+ H]) saved on exit, when saving
   T* y;             // (N, P)
-  T* c;             // (N, H) all cell states, null: not kept
+  A* c;             // (N, H) all cell states, null: not kept
   T* h_n;           // (B, P)
   T* c_n;           // (B, H), null for cells without c
 };
 
-template <class T>
+template <class T, class A = T>
 struct Forward {
   Shape shape;
   Rows rows;
@@ -97,10 +107,10 @@ struct Forward {
   int64_t ld_gates, ld_y, ld_c;
   int64_t inputs;  // I
   const T* x;      // (N, I), read by a direct product alone
-  DirectionForward<T> direction[kMaxDirections];
+  DirectionForward<T, A> direction[kMaxDirections];
 };
 
-template <class T>
+template <class T, class A = T>
 struct DirectionBackward {
   bool reverse;
   const T* w_hh;
@@ -109,25 +119,25 @@ struct DirectionBackward {
   const T* c_0;
   const T* saved;  // (N, slots·H [+ H])
   const T* y;      // (N, P)
-  const T* c;      // (N, H), null for cells without c
+  const A* c;      // (N, H), null for cells without c
   const T* d_y;    // (N, P), null: zeros
-  const T* d_c;    // (N, H), null: zeros
+  const A* d_c;    // (N, H), null: zeros
   const T* d_h_n;  // (B, P), null: zeros
   const T* d_c_n;  // (B, H), null: zeros
   T* d_gates;      // (N, (split + G)·H): d_x of the last `split` gates, then d_u of all
   T* d_h;          // (N, P) whole gradient of each h_t, for d_w_hr; null without projection
-  T* d_h_0;        // (B, P) written; of a `given` or `zero` product only what does not pass w_hh
-  T* d_c_0;        // (B, H) written, null for cells without c
+  A* d_h_0;        // (B, P) written; of a `given` or `zero` product only what does not pass w_hh
+  A* d_c_0;        // (B, H) written, null for cells without c
 };
 
-template <class T>
+template <class T, class A = T>
 struct Backward {
   Shape shape;
   Rows rows;
   HiddenProduct product;
   bool reset_to_hx;
   int64_t ld_saved, ld_y, ld_c, ld_d_y, ld_d_c, ld_d_gates, ld_d_h;
-  DirectionBackward<T> direction[kMaxDirections];
+  DirectionBackward<T, A> direction[kMaxDirections];
 };
 
 }  // namespace fusedrnn

@@ -50,10 +50,14 @@ struct Needs {
   bool x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
+// Who computes a layer. The backward's results stand in the order x, h_0, c_0, then each list in turn; (0,) for
+// what is absent or not needed.
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states);
-
-// In the order x, h_0, c_0, then each list in turn; (0,) for what is absent or not needed.
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
                                  const Tensor& saved, const Needs& needs);
+
+ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states);
+std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
+                                  const Tensor& saved, const Needs& needs);
 
 }  // namespace fusedrnn::ops

@@ -8,6 +8,7 @@
 
 #include "../cpu/kernels.h"
 #include "layer.h"
+#include "products.h"
 #include "sequence.h"
 
 namespace fusedrnn::ops {
@@ -192,20 +193,6 @@ Tensor previous_h(const Cast<T>& l, const Tensor& y, int64_t d) {
   return h;
 }
 
-// d_w_hh = sum over steps of d_uᵀ·h_prev, d_u (rows, G·H).
-template <class T>
-Tensor recurrent_weight_gradient(const Cast<T>& l, const Tensor& du, const Tensor& y, int64_t d) {
-  const int64_t B = l.sizes.B, N = l.sequence.total(), P = l.sizes.P;
-  if (l.sequence.ragged() || l.rows.reset) return du.t().mm(previous_h(l, y, d));
-  if (N == 0) return at::zeros({l.gates(), P}, l.x.options());
-  const Tensor y_d = y.narrow(1, d * P, P);
-  const bool reverse = l.reverse[d];
-  Tensor dw = reverse ? du.narrow(0, 0, N - B).t().mm(y_d.narrow(0, B, N - B))
-                      : du.narrow(0, B, N - B).t().mm(y_d.narrow(0, 0, N - B));
-  if (l.h_0.defined()) dw.addmm_(du.narrow(0, reverse ? N - B : 0, B).t(), l.h_0[d]);
-  return dw;
-}
-
 template <class T>
 std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
                              const Tensor& saved, const Needs& needs) {
@@ -253,56 +240,31 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor workspace = l.workspace(backward_workspace(l.shape, l.plan).total);
   cpu::kernels().backward(f, l.plan, aligned<T>(workspace));
 
-  // Everything below is parallel in time. The last `extra` columns of the input side have a gradient of
-  // their own, the `shared` ones before them have that of the hidden side.
-  const int64_t shared = GH - extra;
-  const auto out = layer.x.scalar_type();
-  const auto none = [&] { return at::empty({0}, layer.x.options()); };
-  Tensor d_x = needs.x ? empty({N, s.I}, l.type) : Tensor();
-  std::vector<Tensor> d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr;
+  const Tensor m = s.projected ? saved.narrow(0, 0, N).narrow(2, s.cell.slots() * H, H) : Tensor();
+  const ParallelGradients g = parallel_gradients(
+      {s, l.reverse, l.x, l.w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
+       [&](int64_t d) { return previous_h(l, y, d); }},
+      needs);
   for (int64_t d = 0; d < D; ++d) {
-    const Tensor rows = d_gates.select(1, d), dx = rows.narrow(1, 0, extra), du = rows.narrow(1, extra, GH);
-    const Tensor du_shared = du.narrow(1, 0, shared);
-    if (needs.x) {
-      if (d == 0) at::mm_out(d_x, du_shared, l.w_ih[d].narrow(0, 0, shared));
-      else d_x.addmm_(du_shared, l.w_ih[d].narrow(0, 0, shared));
-      if (extra) d_x.addmm_(dx, l.w_ih[d].narrow(0, shared, extra));
-    }
-    if (needs.w_ih) {
-      Tensor dw = empty({GH, s.I}, l.type);
-      Tensor top = dw.narrow(0, 0, shared), bottom = dw.narrow(0, shared, extra);
-      at::mm_out(top, du_shared.t(), l.x);
-      if (extra) at::mm_out(bottom, dx.t(), l.x);
-      d_w_ih.push_back(as(dw, out));
-    }
-    if (needs.w_hh) d_w_hh.push_back(as(recurrent_weight_gradient(l, du, y, d), out));
-    if (s.bias && (needs.b_ih || needs.b_hh)) {
-      const Tensor hidden_side = du.sum(0);
-      if (needs.b_ih)
-        d_b_ih.push_back((extra ? at::cat({hidden_side.narrow(0, 0, shared), dx.sum(0)}) : hidden_side.clone()).to(out));
-      if (needs.b_hh) d_b_hh.push_back(hidden_side.to(out));
-    }
-    if (s.projected && needs.w_hr) {
-      const Tensor m = saved.narrow(0, 0, N).select(1, d).narrow(1, s.cell.slots() * H, H);
-      d_w_hr.push_back(d_h.narrow(1, d * P, P).t().mm(m).to(out));
-    }
     if (l.product == HiddenProduct::given && needs.h_0 && N > 0)
-      d_h_0[d].narrow(0, 0, N).addmm_(du, l.w_hh[d]);
+      d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), l.w_hh[d]);
     if (l.first_reset.defined() && !l.reverse[d]) {
       d_h_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
       if (has_c) d_c_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
     }
   }
 
+  const auto out = layer.x.scalar_type();
+  const auto none = [&] { return at::empty({0}, layer.x.options()); };
   std::vector<Tensor> result;
-  result.push_back(needs.x ? l.sequence.scatter(d_x).to(out) : none());
+  result.push_back(needs.x ? l.sequence.scatter(g.d_x).to(out) : none());
   result.push_back(needs.h_0 && layer.h_0 ? l.sequence.unsort(d_h_0).to(out) : none());
   result.push_back(needs.c_0 && layer.c_0 ? l.sequence.unsort(d_c_0).to(out) : none());
-  const auto append = [&](const std::vector<Tensor>& inputs, std::vector<Tensor>& grads) {
-    for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : grads[i]);
+  const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {
+    for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : as(grads[i], out));
   };
-  append(layer.w_ih, d_w_ih), append(layer.w_hh, d_w_hh);
-  append(layer.b_ih, d_b_ih), append(layer.b_hh, d_b_hh), append(layer.w_hr, d_w_hr);
+  append(layer.w_ih, g.d_w_ih), append(layer.w_hh, g.d_w_hh);
+  append(layer.b_ih, g.d_b_ih), append(layer.b_hh, g.d_b_hh), append(layer.w_hr, g.d_w_hr);
   return result;
 }
 

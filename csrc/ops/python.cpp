@@ -5,10 +5,13 @@
 #include <map>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../core/plan.h"
+#include "../core/plan_cuda.h"
 #include "../cpu/kernels.h"
+#include "strategy.h"
 
 #define FUSEDRNN_STRING_OF(x) #x
 #define FUSEDRNN_STRING(x) FUSEDRNN_STRING_OF(x)
@@ -31,8 +34,7 @@ std::map<std::string, std::string> build_info() {
   };
 }
 
-py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, int element_bytes,
-              int threads) {
+Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, int element_bytes) {
   Shape shape{};
   const bool known = for_each_cell([&](CellKind kind, auto c) {
     shape.cell = kind;
@@ -42,6 +44,12 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t 
   shape.steps = T, shape.batch = B, shape.rows = T * B, shape.hidden = H;
   shape.projection = P > 0 ? P : H, shape.projected = P > 0;
   shape.directions = static_cast<int>(D), shape.element_bytes = element_bytes;
+  return shape;
+}
+
+py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D, int element_bytes,
+              int threads) {
+  const Shape shape = shape_of(cell, T, B, H, P, D, element_bytes);
   const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit);
   py::dict d;
   d["strategy"] = p.strategy;
@@ -55,6 +63,54 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t 
   d["saved_bytes"] = p.saved_bytes;
   d["reason"] = explain(shape, p);
   return d;
+}
+
+py::dict describe(const CudaPass& pass) {
+  py::dict d;
+  d["strategy"] = name_of(pass.strategy);
+  d["reason"] = pass.reason;
+  if (pass.strategy == CudaStrategy::persistent) {
+    const PersistentPass& p = pass.persistent;
+    d["scope"] = name_of(p.scope);
+    d["blocks"] = p.blocks;
+    d["threads"] = kBlockThreads;
+    d["groups"] = p.groups;
+    d["slices"] = p.slices;
+    d["batch"] = p.batch;
+    d["units"] = p.unit_tiles * kTileUnits;
+    d["tiles"] = p.tiles;
+    d["tiles_in_registers"] = p.held;
+    d["shared_bytes"] = p.shared_bytes;
+  }
+  return d;
+}
+
+py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t H, int64_t P, int64_t D,
+                   const std::string& dtype, const std::string& strategy, const std::string& name, int capability,
+                   int multiprocessors, int64_t shared_bytes, int max_cluster) {
+  const std::map<std::string, Dtype> dtypes = {{"float64", Dtype::float64},
+                                               {"float32", Dtype::float32},
+                                               {"float16", Dtype::float16},
+                                               {"bfloat16", Dtype::bfloat16}};
+  const auto known = dtypes.find(dtype);
+  if (known == dtypes.end()) throw std::invalid_argument("unknown dtype '" + dtype + "'");
+  const Shape shape = shape_of(cell, T, B, H, P, D, known->second == Dtype::float64 ? 8 : 4);
+  const CudaPlan p = plan_cuda(shape, {known->second, strategy.c_str()},
+                               {name, capability, multiprocessors, shared_bytes, max_cluster}, Pass::both);
+  py::dict d;
+  d["forward"] = describe(p.forward);
+  d["backward"] = describe(p.backward);
+  d["workspace_bytes"] = p.workspace_bytes;
+  d["saved_bytes"] = p.saved_bytes;
+  return d;
+}
+
+// name -> (capability, multiprocessors, shared_bytes, max_cluster)
+std::map<std::string, std::tuple<int, int, int64_t, int>> cuda_devices() {
+  std::map<std::string, std::tuple<int, int, int64_t, int>> devices;
+  for (const CudaDevice& d : known_cuda_devices())
+    devices[d.name] = {d.capability, d.multiprocessors, d.shared_bytes, d.max_cluster};
+  return devices;
 }
 
 py::list cells() {
@@ -82,6 +138,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("build_info", &build_info);
   m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P") = 0, py::arg("D") = 1,
         py::arg("element_bytes") = 4, py::arg("threads") = 1);
+  m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("H"), py::arg("P"), py::arg("D"),
+        py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
+        py::arg("shared_bytes"), py::arg("max_cluster"));
+  m.def("cuda_devices", &cuda_devices);
+  m.def("requested_strategy", &ops::requested_strategy);
+  m.def("request_strategy", &ops::request_strategy, py::arg("name"));
   m.def("cells", &cells);
   m.def("available_isas", &available_isas);
   m.def("use_isa", &cpu::use, py::arg("name"));

@@ -1,4 +1,4 @@
-// The operators' schemas, their CPU implementation, and autograd.
+// The operators' schemas, which implementation serves which device, and autograd.
 //
 //   fusedrnn::layer           what people call; differentiable
 //   fusedrnn::cell            one step of it
@@ -8,57 +8,14 @@
 //
 // Autograd is a C++ Function, because a call may be one step of a few microseconds.
 #include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
 
-#include <array>
-
-#include "layer.h"
+#include "signature.h"
 
 namespace fusedrnn::ops {
 namespace {
 
-using at::TensorList;
-using Bools = c10::List<bool>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
-
-constexpr const char* kInputs =
-    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
-    "Tensor[] w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
-    "bool reset_to_hx";
-
-#define FUSEDRNN_INPUT_TYPES                                                                               \
-  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList w_ih, TensorList w_hh, \
-      TensorList b_ih, TensorList b_hh, TensorList w_hr, const OptionalTensor &batch_sizes,                \
-      const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
-      bool reset_to_hx
-#define FUSEDRNN_INPUTS \
-  x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
-
-Layer to_layer(FUSEDRNN_INPUT_TYPES) {
-  return {x,           h_0,     c_0,   w_ih.vec(), w_hh.vec(), b_ih.vec(), b_hh.vec(), w_hr.vec(),
-          batch_sizes, lengths, reset, cell,       reverse.vec(), reset_to_hx};
-}
-
-ForwardResult layer_forward_cpu(FUSEDRNN_INPUT_TYPES, bool save, bool cell_states) {
-  return forward_cpu(to_layer(FUSEDRNN_INPUTS), save, cell_states);
-}
-
-using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-
-LayerResult layer_cpu(FUSEDRNN_INPUT_TYPES, bool cell_states) {
-  auto [y, h_n, c_n, c, saved] = forward_cpu(to_layer(FUSEDRNN_INPUTS), /*save=*/false, cell_states);
-  return {y, h_n, c_n, c};
-}
-
-std::vector<Tensor> layer_backward_cpu(const OptionalTensor& d_y, const OptionalTensor& d_h_n,
-                                       const OptionalTensor& d_c_n, const OptionalTensor& d_c,
-                                       FUSEDRNN_INPUT_TYPES, const Tensor& y, const Tensor& c, const Tensor& saved,
-                                       const Bools& needs) {
-  TORCH_CHECK(needs.size() == 8, "needs must hold 8 values, one an input or list of inputs; got ", needs.size());
-  return backward_cpu(to_layer(FUSEDRNN_INPUTS), {d_y, d_h_n, d_c_n, d_c}, y, c, saved,
-                      {needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]});
-}
 
 template <class F>
 auto op(const char* name) {
@@ -71,7 +28,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   static variable_list forward(AutogradContext* ctx, FUSEDRNN_INPUT_TYPES, bool cell_states) {
     at::AutoDispatchBelowADInplaceOrView below;
-    static const auto call = op<decltype(layer_forward_cpu)>("fusedrnn::layer_forward");
+    static const auto call = op<decltype(Cpu::layer_forward)>("fusedrnn::layer_forward");
     auto [y, h_n, c_n, c, saved] = call.call(FUSEDRNN_INPUTS, /*save=*/true, cell_states);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
@@ -114,7 +71,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     for (const variable_list& list : {w_ih, w_hh, b_ih, b_hh, w_hr}) needs.push_back(needed(list.size()));
 
     const auto run = [&] {
-      static const auto call = op<decltype(layer_backward_cpu)>("fusedrnn::layer_backward");
+      static const auto call = op<decltype(Cpu::layer_backward)>("fusedrnn::layer_backward");
       return call.call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
                        optional(kept[1]), optional(kept[2]), w_ih, w_hh, b_ih, b_hh, w_hr, optional(kept[3]),
                        optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse,
@@ -156,12 +113,12 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
   const bool transformed =
       c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
   if ((records && transformed) || any_of([](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); })) {
-    static const auto replay = op<decltype(layer_cpu)>("fusedrnn::layer_replay");
+    static const auto replay = op<decltype(Cpu::layer)>("fusedrnn::layer_replay");
     return replay.call(FUSEDRNN_INPUTS, cell_states);
   }
   if (!records) {
     at::AutoDispatchBelowADInplaceOrView below;
-    static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
+    static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
     return call.call(FUSEDRNN_INPUTS, cell_states);
   }
   const variable_list out = LayerFunction::apply(FUSEDRNN_INPUTS, cell_states);
@@ -184,11 +141,7 @@ TORCH_LIBRARY(fusedrnn, m) {
          ", Tensor y, Tensor c, Tensor saved, bool[] needs) -> Tensor[]");
 }
 
-TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) {
-  m.impl("layer", layer_cpu);
-  m.impl("layer_forward", layer_forward_cpu);
-  m.impl("layer_backward", layer_backward_cpu);
-}
+TORCH_LIBRARY_IMPL(fusedrnn, CPU, m) { Cpu::implement(m); }
 
 // One step of one direction: a layer of T = 1, entered without the cost of building its arguments in Python.
 std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
@@ -199,19 +152,24 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
     return state ? OptionalTensor(state->unsqueeze(0)) : std::nullopt;
   };
   const auto list = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>{}; };
-  static const auto call = op<decltype(layer_cpu)>("fusedrnn::layer");
+  static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   auto [y, h_n, c_n, c] =
       call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, std::nullopt,
                 std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false);
   return {h_n.squeeze(0), c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
 }
 
-#if !defined(FUSEDRNN_WITH_CUDA)
+#if defined(FUSEDRNN_WITH_CUDA)
+TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) { Cuda::implement(m); }
+#else
 // Without this the dispatcher would say only that a kernel is missing, not what to do about it.
 void refuse_cuda(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*) {
   TORCH_CHECK_NOT_IMPLEMENTED(false, op.schema().name(), " was given CUDA tensors, but this build of fusedrnn has "
-                              "CPU kernels only (python -m fusedrnn info says why). Move the module and its input "
-                              "to the CPU, or use torch.nn there (fusedrnn.revert).");
+                              "CPU kernels only (python -m fusedrnn info). To build it with CUDA: install a CUDA build of "
+                              "torch and the nvcc of the same CUDA version, then run, in fusedrnn's source folder, "
+                              "FUSEDRNN_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps -e . "
+                              "Until then, move the module and its input to the CPU, or use torch.nn there "
+                              "(fusedrnn.revert).");
 }
 
 TORCH_LIBRARY_IMPL(fusedrnn, CUDA, m) {

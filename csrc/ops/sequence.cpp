@@ -48,7 +48,7 @@ Sequence::Sequence(const Layer& layer, const Sizes& s)
 }
 
 Rows Sequence::rows() const {
-  return {steps_, B_, ragged() ? offset_.data() : nullptr, ragged() ? active_.data() : nullptr,
+  return {steps_, B_, ragged() ? offset_.data() : nullptr, ragged() ? active_.data() : nullptr, nullptr,
           reset_.defined() ? reset_.const_data_ptr<bool>() : nullptr};
 }
 

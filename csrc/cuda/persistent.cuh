@@ -1,0 +1,299 @@
+// What both passes of the persistent strategy share: where a block stands, the weights that stay on chip, and
+// the vector that travels between steps.
+//
+// A warp's product is a tile of 16 hidden units by 8 sequences: the weights are the tensor cores' stationary
+// operand A, the exchanged vectors (h, backward d_u) their operand B. Each warp multiplies its share of the
+// depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
+#pragma once
+
+#include "kernels.h"
+#include "step.cuh"
+
+namespace fusedrnn::cuda {
+
+// --- the tensor cores' view of a type ---------------------------------------------------------------------------
+
+template <class S>
+struct Tile {
+  static constexpr int depth = 32 / sizeof(S);  // of one product
+  static constexpr int packed = 4 / sizeof(S);  // values in a register
+};
+
+// The value, as if just read: what follows from it is computed here and now. Otherwise the compiler would split
+// the weights once for the whole sequence, and have twice as many values to keep in registers as there are.
+__device__ __forceinline__ uint32_t fresh(uint32_t value) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
+__device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t& high, uint32_t& low) {
+  float value, rounded;
+  memcpy(&value, &bits, 4);
+  high = to_tf32(value);
+  memcpy(&rounded, &high, 4);
+  low = to_tf32(value - rounded);
+}
+
+// acc += a·b. A float32 product is had from the high and low halves of both sides, but for low·low: 2^-22 of it, less
+// than what the sum's own rounding leaves.
+template <class S>
+__device__ __forceinline__ void multiply_tile(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                                              bool exact) {
+  if constexpr (sizeof(S) == 2) {
+    mma_16x8x16<S>(acc, a, b);
+  } else {
+    uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
+#pragma unroll
+    for (int i = 0; i < 4; ++i) split_tf32(fresh(a[i]), a_high[i], a_low[i]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) split_tf32(b[i], b_high[i], b_low[i]);
+    if (exact) {
+      mma_16x8x8_tf32(acc, a_low, b_high);
+      mma_16x8x8_tf32(acc, a_high, b_low);
+    }
+    mma_16x8x8_tf32(acc, a_high, b_high);
+  }
+}
+
+// --- where a block stands -----------------------------------------------------------------------------------------
+
+struct Place {
+  int direction, group, slice;
+  int64_t first_unit, first_sequence;
+  int warp, lane, unit_tile, depth_part;
+
+  __device__ __forceinline__ explicit Place(const PersistentPass& p) {
+    const int block = static_cast<int>(blockIdx.x);
+    slice = block % p.slices;  // consecutive: a cluster is a group
+    group = block / p.slices % p.groups;
+    direction = block / p.slices / p.groups;
+    first_unit = int64_t(slice) * p.unit_tiles * kTileUnits;
+    first_sequence = int64_t(group) * p.batch;
+    warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
+    unit_tile = warp % p.unit_tiles, depth_part = warp / p.unit_tiles;
+  }
+};
+
+// A block multiplies chunks of so many sequences at a time.
+__device__ __forceinline__ int chunks_of(const PersistentPass& p) {
+  return (p.batch / kTileBatch + kChunkTiles - 1) / kChunkTiles;
+}
+__device__ __forceinline__ int tiles_of(const PersistentPass& p, int chunk) {
+  const int left = p.batch / kTileBatch - chunk * kChunkTiles;
+  return left < kChunkTiles ? left : kChunkTiles;
+}
+
+// One unit of one sequence, and the thread's e-th in its chunk; always the same thread's.
+struct Unit {
+  int column, unit;  // in the chunk, in the block
+  int64_t b, j;
+  bool there;
+  int state;         // its place among the block's carried states
+
+  __device__ __forceinline__ Unit(const PersistentPass& p, const Place& at, const Shape& shape, int chunk, int e) {
+    const int units = p.unit_tiles * kTileUnits;
+    column = e / units, unit = e % units;
+    const int local = chunk * kChunkTiles * kTileBatch + column;
+    b = at.first_sequence + local, j = at.first_unit + unit;
+    there = column < tiles_of(p, chunk) * kTileBatch && b < shape.batch && j < shape.hidden;
+    state = local * units + unit;
+  }
+};
+
+__device__ __forceinline__ int units_per_thread(const PersistentPass& p) {
+  return (p.unit_tiles * kTileUnits * kTileBatch * kChunkTiles + kBlockThreads - 1) / kBlockThreads;
+}
+
+// --- the weights --------------------------------------------------------------------------------------------------
+
+// One warp's tiles of `kPlanes` matrices: the first in registers, the rest in shared memory, each lane's own.
+template <class S, int kPlanes>
+class Stationary {
+ public:
+  // element(plane, row of the warp's unit tile, place along the depth) is the weight, zero beyond the matrix.
+  template <class F>
+  __device__ __forceinline__ Stationary(const PersistentPass& p, const Place& at, unsigned char* weights, F&& element)
+      : tiles_(p.tiles), first_(at.depth_part * p.tiles) {
+    rest_ = reinterpret_cast<uint4*>(weights) + at.warp * (p.tiles - p.held) * kPlanes * 32 + at.lane;
+#pragma unroll
+    for (int i = 0; i < kHeld; ++i) {
+      if (i >= tiles_) break;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) load(held_[i][plane], plane, i, at.lane, element);
+    }
+    for (int i = kHeld; i < tiles_; ++i) {
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        uint32_t a[4];
+        load(a, plane, i, at.lane, element);
+        rest_[((i - kHeld) * kPlanes + plane) * 32] = uint4{a[0], a[1], a[2], a[3]};
+      }
+    }
+  }
+
+  // partial[depth_part][plane][column][unit] = this warp's share of the products with `column_tiles` tiles of v.
+  __device__ __forceinline__ void multiply(const PersistentPass& p, const Place& at, const S* v, int column_tiles,
+                                           bool exact, float* partial) const {
+    float acc[kSets][kChunkTiles][kPlanes][4] = {};
+    const S* mine = v + at.lane / 4 * p.ld + first_ * Tile<S>::depth + Tile<S>::packed * (at.lane % 4);
+#pragma unroll
+    for (int i0 = 0; i0 < kHeld; i0 += kTileGroup) {
+      if (i0 >= tiles_) break;
+#pragma unroll
+      for (int q = 0; q < kTileGroup; ++q) {
+        multiply_column_tiles(p, mine, i0 + q, column_tiles, exact, held_[i0 + q], acc[q % kSets]);
+      }
+    }
+    for (int i0 = kHeld; i0 < tiles_; i0 += kTileGroup) {
+#pragma unroll
+      for (int q = 0; q < kTileGroup; ++q) {
+        uint32_t a[kPlanes][4];
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          const uint4 four = rest_[((i0 - kHeld + q) * kPlanes + plane) * 32];
+          a[plane][0] = four.x, a[plane][1] = four.y, a[plane][2] = four.z, a[plane][3] = four.w;
+        }
+        multiply_column_tiles(p, mine, i0 + q, column_tiles, exact, a, acc[q % kSets]);
+      }
+    }
+    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+#pragma unroll
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= column_tiles) break;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float sum = 0;
+#pragma unroll
+          for (int set = 0; set < kSets; ++set) sum += acc[set][n][plane][i];
+          const int column = n * kTileBatch + at.lane % 4 * 2 + i % 2;
+          const int unit = at.unit_tile * kTileUnits + at.lane / 4 + i / 2 * 8;
+          partial[((at.depth_part * kPlanes + plane) * columns + column) * p.partial_ld + unit] = sum;
+        }
+      }
+    }
+  }
+
+  // The whole product of a unit and a column, of one plane.
+  static __device__ __forceinline__ float sum(const PersistentPass& p, const float* partial, int plane,
+                                              const Unit& at) {
+    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+    float sum = 0;
+    for (int part = 0; part < p.depth_parts; ++part) {
+      sum += partial[((part * kPlanes + plane) * columns + at.column) * p.partial_ld + at.unit];
+    }
+    return sum;
+  }
+
+ private:
+  static constexpr int kHeld = held_tiles(kPlanes);
+  static constexpr int kSets = kPlanes == 1 ? 4 : 1;  // accumulators, so that products need not wait for each other
+
+  // Fragment A of tile i: register r holds row lane/4 + 8·(r%2), columns from packed·(lane%4) + depth/2·(r/2).
+  template <class F>
+  __device__ __forceinline__ void load(uint32_t (&a)[4], int plane, int i, int lane, F&& element) const {
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+      S values[Tile<S>::packed];
+#pragma unroll
+      for (int q = 0; q < Tile<S>::packed; ++q) {
+        const int64_t k = int64_t(first_ + i) * Tile<S>::depth + Tile<S>::packed * (lane % 4) + Tile<S>::depth / 2 * (r / 2) + q;
+        values[q] = element(plane, lane / 4 + 8 * (r % 2), k);
+      }
+      memcpy(&a[r], values, 4);
+    }
+  }
+
+  // Fragment B: register r holds column lane/4, rows from packed·(lane%4) + depth/2·r.
+  __device__ __forceinline__ void multiply_column_tiles(const PersistentPass& p, const S* mine, int i, int column_tiles,
+                                                        bool exact, const uint32_t (&a)[kPlanes][4],
+                                                        float (&acc)[kChunkTiles][kPlanes][4]) const {
+#pragma unroll
+    for (int n = 0; n < kChunkTiles; ++n) {
+      if (n >= column_tiles) break;
+      const S* from = mine + n * kTileBatch * p.ld + i * Tile<S>::depth;
+      uint32_t b[2];
+      memcpy(&b[0], from, 4);
+      memcpy(&b[1], from + Tile<S>::depth / 2, 4);
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) multiply_tile<S>(acc[n][plane], a[plane], b, exact);
+    }
+  }
+
+  int tiles_, first_;
+  uint4* rest_;
+  uint32_t held_[kHeld][kPlanes][4];
+};
+
+// --- the vector that travels --------------------------------------------------------------------------------------
+
+// Step n multiplies the vectors that were sent for n: (batch, depth), one a sequence. While some block still
+// reads those, others may already send for n + 1, hence two places; nobody sends for n + 2 before all have
+// published n + 1, after reading n.
+template <class S>
+class Travelling {
+ public:
+  __device__ __forceinline__ Travelling(const PersistentPass& p, const Place& at, S* shared, const Exchange& exchange)
+      : p_(p), shared_(shared) {
+    if (p.scope == Scope::grid) {
+      const int64_t group = int64_t(at.direction) * p.groups + at.group;
+      memory_ = static_cast<S*>(exchange.vectors) + group * 2 * p.batch * p.ld;
+      counter_ = exchange.counters + group;
+    }
+    for (int64_t i = threadIdx.x; i < p.buffers * p.batch * p.ld; i += kBlockThreads) shared[i] = convert<S>(0.0f);
+  }
+
+  // Meets the blocks of the group, before the first step: none may send before all have cleared their places.
+  __device__ __forceinline__ void meet() {
+    if (p_.scope == Scope::cluster) {
+      cluster_arrive();
+      cluster_wait();
+    } else {
+      __syncthreads();
+    }
+  }
+
+  __device__ __forceinline__ S* vectors(int64_t n) const {  // in this block, (batch, ld)
+    return shared_ + (p_.buffers == 2 ? n % 2 * p_.batch * p_.ld : 0);
+  }
+
+  __device__ __forceinline__ void send(int64_t n, int64_t sequence, int64_t k, S value) {
+    const int64_t place = sequence * p_.ld + k;
+    if (p_.scope == Scope::block) {
+      vectors(n)[place] = value;
+    } else if (p_.scope == Scope::cluster) {
+      for (int rank = 0; rank < p_.slices; ++rank) *cluster_peer(vectors(n) + place, rank) = value;
+    } else {
+      store_l2(memory_ + n % 2 * p_.batch * p_.ld + place, value);
+    }
+  }
+
+  // All of this block's values for n are sent.
+  __device__ __forceinline__ void publish() {
+    meet();
+    if (p_.scope == Scope::grid && threadIdx.x == 0) add_release(counter_, 1);
+  }
+
+  // Waits until all blocks of the group have published n.
+  __device__ __forceinline__ void receive(int64_t n) {
+    if (p_.scope != Scope::grid) return;  // publish has met them
+    if (threadIdx.x == 0) wait_at_least(counter_, static_cast<uint32_t>(n * p_.slices));
+    __syncthreads();
+    const uint4* from = reinterpret_cast<const uint4*>(memory_ + n % 2 * p_.batch * p_.ld);
+    uint4* to = reinterpret_cast<uint4*>(shared_);
+    const int64_t count = p_.batch * p_.ld * int64_t(sizeof(S)) / 16;
+    for (int64_t i = threadIdx.x; i < count; i += kBlockThreads) to[i] = load_l2(from + i);
+    __syncthreads();
+  }
+
+ private:
+  const PersistentPass& p_;
+  S* shared_;
+  S* memory_ = nullptr;
+  uint32_t* counter_ = nullptr;
+};
+
+}  // namespace fusedrnn::cuda

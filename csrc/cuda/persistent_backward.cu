@@ -1,0 +1,100 @@
+// The backward of a whole sequence in one launch. A step: multiply the d_u of all units and gates, which gives
+// the part of d_h that passes w_hh, finish the block's own units, send their d_u. One product more than steps:
+// the last one gives d_h_0.
+#include "dispatch.cuh"
+#include "persistent.cuh"
+
+namespace fusedrnn::cuda {
+namespace {
+
+template <class Cell, class S>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    persistent_backward_kernel(const __grid_constant__ Backward<S, float> f, const __grid_constant__ PersistentPass p,
+                               const __grid_constant__ Exchange exchange, bool exact) {
+  constexpr int G = Cell::gates;
+  const Place at(p);
+  const auto& d = f.direction[at.direction];
+  const int64_t T = f.rows.steps, H = f.shape.hidden;
+  unsigned char* const shared = shared_memory();
+  float* const partial = reinterpret_cast<float*>(shared + p.partial_at);
+  float* const carried = reinterpret_cast<float*>(shared + p.state_at);
+  const int carried_stride = p.unit_tiles * kTileUnits * p.batch;
+
+  const int64_t tile_unit = at.first_unit + at.unit_tile * kTileUnits;
+  const Stationary<S, 1> weights(p, at, shared + p.weights_at, [&](int, int row, int64_t k) {
+    const int64_t j = tile_unit + row;
+    return j < H && k < G * H ? d.w_hh[k * H + j] : convert<S>(0.0f);
+  });
+  Travelling<S> d_u(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
+  d_u.meet();
+
+  const int per_thread = units_per_thread(p);
+  for (int64_t n = 0; n <= T; ++n) {  // the n-th step from the end
+    const int64_t s = T - 1 - n, t = step_at(f.rows, d.reverse, s);
+    const auto finish = [&](const Unit& unit) {
+      if (!unit.there) return;
+      const int64_t b = unit.b, j = unit.j;
+      float* const d_h_0 = d.d_h_0 + b * H + j;
+      float* const d_c_0 = Cell::states > 1 ? d.d_c_0 + b * H + j : nullptr;
+      float d_state[Cell::states];
+      if (n == 0) {
+        last_gradient<Cell, false>(f, d, b, j, d_state);
+        *d_h_0 = 0.0f;
+        if constexpr (Cell::states > 1) *d_c_0 = 0.0f;
+      } else {
+        d_state[0] = carried[unit.state];
+        if (f.rows.alive(step_at(f.rows, d.reverse, s + 1), b)) d_state[0] += Stationary<S, 1>::sum(p, partial, 0, unit);
+        d_state[0] = cross_to(f, d, s, b, d_state[0], d_h_0);
+        if constexpr (Cell::states > 1) d_state[1] = cross_to(f, d, s, b, carried[carried_stride + unit.state], d_c_0);
+      }
+      if (n == T) {
+        *d_h_0 += d_state[0];
+        if constexpr (Cell::states > 1) *d_c_0 += d_state[1];
+        return;
+      }
+      float du[G] = {};
+      if (f.rows.alive(t, b)) {
+        backward_unit<Cell, false>(f, d, t, b, j, d_state, du);
+      } else {
+        clear_padding<Cell>(f, d, t, b, j);
+      }
+#pragma unroll
+      for (int g = 0; g < G; ++g) d_u.send(n + 1, b - at.first_sequence, g * H + j, convert<S>(du[g]));
+#pragma unroll
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
+    };
+
+    if (n > 0) d_u.receive(n);
+    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+      if (n > 0) {
+        weights.multiply(p, at, d_u.vectors(n) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
+                         partial);
+        __syncthreads();
+      }
+      for (int i = 0; i < per_thread; ++i) finish(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x));
+      if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
+    }
+    if (n < T) d_u.publish();
+  }
+}
+
+}  // namespace
+
+void persistent_backward(Dtype dtype, const AnyBackward& f, const PersistentPass& p, const Exchange& exchange,
+                         bool exact, Stream stream) {
+  const LaunchShape shape{p.blocks, kBlockThreads, p.shared_bytes, p.scope == Scope::cluster ? p.slices : 1,
+                          p.scope == Scope::grid};
+  for_dtype(dtype, [&](auto types) {
+    using S = typename decltype(types)::Storage;
+    if constexpr (sizeof(S) <= 4) {
+      for_cell(f.shape.cell, [&](auto cell) {
+        launch("persistent_backward", shape, stream, persistent_backward_kernel<decltype(cell), S>,
+               typed<Backward<S, float>>(f), p, exchange, exact);
+      });
+    } else {
+      throw std::invalid_argument("persistent_backward has no float64 kernel");
+    }
+  });
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,121 @@
+// The forward of a whole sequence in one launch. A step: multiply the h of all units, finish the block's own
+// units, send their h. gx of a step is fetched before its h is waited for.
+#include "dispatch.cuh"
+#include "persistent.cuh"
+
+namespace fusedrnn::cuda {
+namespace {
+
+constexpr int kAhead = 2;  // units a thread whose gx is fetched ahead
+
+template <class Cell, class S>
+__global__ void __launch_bounds__(kBlockThreads, 1)
+    persistent_forward_kernel(const __grid_constant__ Forward<S, float> f, const __grid_constant__ PersistentPass p,
+                              const __grid_constant__ Exchange exchange, bool exact) {
+  constexpr int G = Cell::gates;
+  const Place at(p);
+  const auto& d = f.direction[at.direction];
+  const int64_t T = f.rows.steps, H = f.shape.hidden;
+  unsigned char* const shared = shared_memory();
+  float* const partial = reinterpret_cast<float*>(shared + p.partial_at);
+  float* const carried = reinterpret_cast<float*>(shared + p.state_at);
+  const int carried_stride = p.unit_tiles * kTileUnits * p.batch;
+
+  const int64_t tile_unit = at.first_unit + at.unit_tile * kTileUnits;
+  const Stationary<S, G> weights(p, at, shared + p.weights_at, [&](int gate, int row, int64_t k) {
+    const int64_t j = tile_unit + row;
+    return j < H && k < H ? d.w_hh[(gate * H + j) * H + k] : convert<S>(0.0f);
+  });
+  Travelling<S> h(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
+  __syncthreads();
+  for (int64_t i = threadIdx.x; i < p.batch * H; i += kBlockThreads) {
+    const int64_t b = at.first_sequence + i / H, k = i % H;
+    if (b < f.shape.batch) {
+      h.vectors(0)[i / H * p.ld + k] = operand_after(f, d, -1, b, k, value_or_zero<float>(d.h_0, b * H + k));
+    }
+  }
+  const int per_thread = units_per_thread(p);
+  for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+    for (int i = 0; i < per_thread; ++i) {
+      const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+      if (!unit.there) continue;
+      float state[Cell::states];
+      first_state<Cell, false>(f, d, unit.b, unit.j, state);
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+    }
+  }
+  h.meet();
+
+  for (int64_t s = 0; s < T; ++s) {
+    const int64_t t = step_at(f.rows, d.reverse, s);
+    const auto fetch = [&](const Unit& unit, float* x) {
+      if (unit.there && f.rows.alive(t, unit.b)) load_gx<Cell>(f, d, t, unit.b, unit.j, x);
+    };
+    const auto finish = [&](const Unit& unit, float* x) {
+      if (!unit.there) return;
+      const bool alive = f.rows.alive(t, unit.b);
+      float state[Cell::states];
+#pragma unroll
+      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
+      if (alive) {
+        if (cut_before(f.rows, d.reverse, t, unit.b)) restart<Cell, false>(f, d, unit.b, unit.j, state);
+        float u[G];
+#pragma unroll
+        for (int g = 0; g < G; ++g) u[g] = Stationary<S, G>::sum(p, partial, g, unit);
+        forward_unit<Cell>(f, d, t, unit.b, unit.j, x, u, state);
+      }
+      if (s + 1 < T) {
+        h.send(s + 1, unit.b - at.first_sequence, unit.j, operand_after(f, d, s, unit.b, unit.j, state[0]));
+      }
+#pragma unroll
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+      write_h(f, d, s, unit.b, unit.j, alive, state[0]);
+      write_c<Cell>(f, d, s, unit.b, unit.j, alive, state);
+    };
+
+    float ahead[kAhead][G];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), ahead[i]);
+    if (s > 0) h.receive(s);
+    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+      weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
+                       partial);
+      __syncthreads();
+#pragma unroll
+      for (int i = 0; i < kAhead; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        if (chunk > 0) fetch(unit, ahead[i]);
+        finish(unit, ahead[i]);
+      }
+      for (int i = kAhead; i < per_thread; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        float x[G];
+        fetch(unit, x);
+        finish(unit, x);
+      }
+      if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
+    }
+    if (s + 1 < T) h.publish();
+  }
+}
+
+}  // namespace
+
+void persistent_forward(Dtype dtype, const AnyForward& f, const PersistentPass& p, const Exchange& exchange,
+                        bool exact, Stream stream) {
+  const LaunchShape shape{p.blocks, kBlockThreads, p.shared_bytes, p.scope == Scope::cluster ? p.slices : 1,
+                          p.scope == Scope::grid};
+  for_dtype(dtype, [&](auto types) {
+    using S = typename decltype(types)::Storage;
+    if constexpr (sizeof(S) <= 4) {
+      for_cell(f.shape.cell, [&](auto cell) {
+        launch("persistent_forward", shape, stream, persistent_forward_kernel<decltype(cell), S>,
+               typed<Forward<S, float>>(f), p, exchange, exact);
+      });
+    } else {
+      throw std::invalid_argument("persistent_forward has no float64 kernel");
+    }
+  });
+}
+
+}  // namespace fusedrnn::cuda

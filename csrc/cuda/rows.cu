@@ -1,0 +1,58 @@
+// Where rows lie, and what lies in them before each step.
+#include "dispatch.cuh"
+#include "stepwise.cuh"
+
+namespace fusedrnn::cuda {
+namespace {
+
+constexpr int kUploadCount = 256;  // values that travel as the arguments of one launch
+
+struct UploadValues {
+  int64_t value[kUploadCount];
+};
+
+__global__ void upload_kernel(int64_t* to, UploadValues from, int64_t count) {
+  const int64_t i = first_index();
+  if (i < count) to[i] = from.value[i];
+}
+
+template <class S>
+__global__ void previous_h_kernel(PreviousH p, int64_t count) {
+  const int64_t B = p.rows.batch, P = p.projection;
+  for (int64_t i = first_index(); i < count; i += index_stride()) {
+    const Cursor at(i, B, P);  // its direction is the step
+    const int64_t t = at.direction;
+    if (!has_row(p.rows, t, at.b)) continue;
+    S h = convert<S>(0.0f);
+    if (p.rows.alive(t, at.b)) {
+      const Previous previous = previous_of(p.rows, p.reverse, t, at.b);
+      if (previous.source == Source::previous) {
+        h = static_cast<const S*>(p.y)[previous.row * p.ld_y + at.j];
+      } else if (p.h_0 && (previous.source == Source::first || p.reset_to_hx)) {
+        h = static_cast<const S*>(p.h_0)[at.b * P + at.j];
+      }
+    }
+    static_cast<S*>(p.out)[p.rows.row(t, at.b) * P + at.j] = h;
+  }
+}
+
+}  // namespace
+
+void upload(int64_t* device, const int64_t* host, int64_t count, Stream stream) {
+  for (int64_t at = 0; at < count; at += kUploadCount) {
+    UploadValues values{};
+    const int64_t n = count - at < kUploadCount ? count - at : kUploadCount;
+    for (int64_t i = 0; i < n; ++i) values.value[i] = host[at + i];
+    launch("upload", one_thread_each(n), stream, upload_kernel, device + at, values, n);
+  }
+}
+
+void previous_h(Dtype dtype, const PreviousH& p, Stream stream) {
+  const int64_t count = p.rows.steps * p.rows.batch * p.projection;
+  for_dtype(dtype, [&](auto types) {
+    using S = typename decltype(types)::Storage;
+    launch("previous_h", one_thread_each(count), stream, previous_h_kernel<S>, p, count);
+  });
+}
+
+}  // namespace fusedrnn::cuda

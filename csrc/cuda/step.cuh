@@ -1,0 +1,175 @@
+// One hidden unit of one sequence at one step, forward and backward: everything but the products with w_hh
+// and w_hr. Both strategies run exactly this; they differ in which thread owns a unit and in how h travels.
+//
+// S is what tensors hold, A the type of the arithmetic and of the carried state.
+#pragma once
+
+#include "../core/problem.h"
+#include "primitives.cuh"
+
+namespace fusedrnn::cuda {
+
+// The s-th step in processing order.
+__device__ __forceinline__ int64_t step_at(const Rows& rows, bool reverse, int64_t s) { return reverse ? rows.steps - 1 - s : s; }
+
+// Whether the state is cut right before step t of sequence b; never before a step that is padding.
+__device__ __forceinline__ bool cut_before(const Rows& rows, bool reverse, int64_t t, int64_t b) {
+  return rows.reset && rows.alive(t, b) && previous_of(rows, reverse, t, b).source == Source::boundary;
+}
+
+// Padding has a row, to be filled with zeros, unless the rows of ended sequences are left out.
+__device__ __forceinline__ bool has_row(const Rows& rows, int64_t t, int64_t b) { return !rows.offset || rows.alive(t, b); }
+
+template <class A, class S>
+__device__ __forceinline__ A value_or_zero(const S* p, int64_t i) {
+  return p ? convert<A>(p[i]) : A(0);
+}
+
+// --- forward ------------------------------------------------------------------------------------------------
+
+// The state before the first step.
+template <class Cell, bool kProjected, class S, class A>
+__device__ __forceinline__ void first_state(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t b, int64_t j,
+                                 A* state) {
+  state[0] = kProjected ? A(0) : value_or_zero<A>(d.h_0, b * f.shape.hidden + j);
+  if constexpr (Cell::states > 1) state[1] = value_or_zero<A>(d.c_0, b * f.shape.hidden + j);
+}
+
+// The state that a cut puts in place of the one before it.
+template <class Cell, bool kProjected, class S, class A>
+__device__ __forceinline__ void restart(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t b, int64_t j, A* state) {
+  if (f.reset_to_hx) return first_state<Cell, kProjected>(f, d, b, j, state);
+  for (int k = 0; k < Cell::states; ++k) state[k] = A(0);
+}
+
+template <class Cell, class S, class A>
+__device__ __forceinline__ void load_gx(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b, int64_t j,
+                             A* x) {
+  const S* gates = d.gates + f.rows.row(t, b) * f.ld_gates + j;
+#pragma unroll
+  for (int g = 0; g < Cell::gates; ++g) x[g] = convert<A>(gates[g * f.shape.hidden]);
+}
+
+// state, already cut if it has to be -> the state after step (t, b), which must exist. x without b_ih, u
+// without b_hh. Writes saved and c; the new h is the caller's to write, because a projection may follow.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b,
+                                  int64_t j, A* x, A* u, A* state) {
+  const int64_t H = f.shape.hidden, row = f.rows.row(t, b);
+#pragma unroll
+  for (int g = 0; g < Cell::gates; ++g) {
+    x[g] += value_or_zero<A>(d.b_ih, g * H + j);
+    u[g] += value_or_zero<A>(d.b_hh, g * H + j);
+  }
+  A next[Cell::states], saved[Cell::saved ? Cell::saved : 1];
+  Cell::forward(x, u, state, next, saved);
+  if (f.save) {
+#pragma unroll
+    for (int k = 0; k < Cell::saved; ++k) d.gates[row * f.ld_gates + k * H + j] = convert<S>(saved[k]);
+  }
+  if constexpr (Cell::states > 1) {
+    if (d.c) d.c[row * f.ld_c + j] = next[1];
+  }
+#pragma unroll
+  for (int k = 0; k < Cell::states; ++k) state[k] = next[k];
+}
+
+// h as the next step's product takes it: cut if a boundary lies between.
+template <class S, class A>
+__device__ __forceinline__ S operand_after(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b,
+                                int64_t p, A h) {
+  if (s + 1 < f.rows.steps && cut_before(f.rows, d.reverse, step_at(f.rows, d.reverse, s + 1), b)) {
+    return f.reset_to_hx && d.h_0 ? d.h_0[b * f.shape.projection + p] : convert<S>(A(0));
+  }
+  return convert<S>(h);
+}
+
+// Writes h after the s-th step to y and, after the last one, to h_n.
+template <class S, class A>
+__device__ __forceinline__ void write_h(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b, int64_t p,
+                             bool alive, A h) {
+  const int64_t t = step_at(f.rows, d.reverse, s);
+  if (has_row(f.rows, t, b)) d.y[f.rows.row(t, b) * f.ld_y + p] = convert<S>(alive ? h : A(0));
+  if (s + 1 == f.rows.steps) d.h_n[b * f.shape.projection + p] = convert<S>(h);
+}
+
+// Writes what a cell state leaves besides what forward_unit wrote: zeros in the padding, and c_n.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void write_c(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b, int64_t j,
+                             bool alive, const A* state) {
+  if constexpr (Cell::states > 1) {
+    const int64_t t = step_at(f.rows, d.reverse, s);
+    if (d.c && !alive && has_row(f.rows, t, b)) d.c[f.rows.row(t, b) * f.ld_c + j] = A(0);
+    if (s + 1 == f.rows.steps) d.c_n[b * f.shape.hidden + j] = convert<S>(state[1]);
+  }
+}
+
+// --- backward: steps from the last to the first ---------------------------------------------------------------
+
+// The gradients of the state after the last step: what reaches it from outside.
+template <class Cell, bool kProjected, class S, class A>
+__device__ __forceinline__ void last_gradient(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t b, int64_t j,
+                                   A* d_state) {
+  d_state[0] = kProjected ? A(0) : value_or_zero<A>(d.d_h_n, b * f.shape.hidden + j);
+  if constexpr (Cell::states > 1) d_state[1] = value_or_zero<A>(d.d_c_n, b * f.shape.hidden + j);
+}
+
+// Takes the gradient that step s + 1 passes back across the way from step s. A cut lets nothing through; what
+// it was replaced by, h_0, gets the gradient instead.
+template <class S, class A>
+__device__ __forceinline__ A cross_to(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t s, int64_t b, A gradient,
+                           A* first_gradient) {
+  if (!cut_before(f.rows, d.reverse, step_at(f.rows, d.reverse, s + 1), b)) return gradient;
+  if (f.reset_to_hx) *first_gradient += gradient;
+  return A(0);
+}
+
+// d_state, the gradient of the state after step (t, b), which must exist, without d_y and, without a projection,
+// d_c -> that of the state before it, but for what passes w_hh. Writes d_gates; du[G] is the hidden side's.
+template <class Cell, bool kProjected, class S, class A>
+__device__ __forceinline__ void backward_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
+                                   int64_t j, A* d_state, A* du) {
+  const int64_t H = f.shape.hidden, row = f.rows.row(t, b);
+  const Previous p = previous_of(f.rows, d.reverse, t, b);
+  const bool from_hx = p.source == Source::first || (p.source == Source::boundary && f.reset_to_hx);
+  A saved[Cell::saved ? Cell::saved : 1], prev[Cell::states], next[Cell::states], d_prev[Cell::states];
+  A dx[Cell::split ? Cell::split : 1];
+#pragma unroll
+  for (int k = 0; k < Cell::saved; ++k) saved[k] = convert<A>(d.saved[row * f.ld_saved + k * H + j]);
+  if constexpr (kProjected) {
+    next[0] = prev[0] = A(0);  // no cell with a projection asks for them
+  } else {
+    d_state[0] += value_or_zero<A>(d.d_y, row * f.ld_d_y + j);
+    next[0] = convert<A>(d.y[row * f.ld_y + j]);
+    prev[0] = p.source == Source::previous ? convert<A>(d.y[p.row * f.ld_y + j])
+              : from_hx                    ? value_or_zero<A>(d.h_0, b * H + j)
+                                           : A(0);
+  }
+  if constexpr (Cell::states > 1) {
+    d_state[1] += value_or_zero<A>(d.d_c, row * f.ld_d_c + j);
+    next[1] = d.c[row * f.ld_c + j];
+    prev[1] = p.source == Source::previous ? d.c[p.row * f.ld_c + j]
+              : from_hx                    ? value_or_zero<A>(d.c_0, b * H + j)
+                                           : A(0);
+  }
+  Cell::backward(saved, prev, next, d_state, dx, du, d_prev);
+  S* d_gates = d.d_gates + row * f.ld_d_gates + j;
+#pragma unroll
+  for (int k = 0; k < Cell::split; ++k) d_gates[k * H] = convert<S>(dx[k]);
+#pragma unroll
+  for (int g = 0; g < Cell::gates; ++g) d_gates[(Cell::split + g) * H] = convert<S>(du[g]);
+#pragma unroll
+  for (int k = 0; k < Cell::states; ++k) d_state[k] = d_prev[k];
+}
+
+// The padding's share of d_gates: zeros, so that the sums over all rows may include it.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void clear_padding(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
+                                   int64_t j) {
+  if (!has_row(f.rows, t, b)) return;
+  S* d_gates = d.d_gates + f.rows.row(t, b) * f.ld_d_gates + j;
+#pragma unroll
+  for (int k = 0; k < Cell::split + Cell::gates; ++k) d_gates[k * f.shape.hidden] = convert<S>(A(0));
+}
+
+}  // namespace fusedrnn::cuda

@@ -1,0 +1,64 @@
+// The operators' common arguments, and how a way of computing a layer becomes their implementation.
+#pragma once
+
+#include <ATen/core/List.h>
+#include <torch/library.h>
+
+#include "layer.h"
+
+namespace fusedrnn::ops {
+
+using at::TensorList;
+using Bools = c10::List<bool>;
+
+constexpr const char* kInputs =
+    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
+    "Tensor[] w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
+    "bool reset_to_hx";
+
+#define FUSEDRNN_INPUT_TYPES                                                                               \
+  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList w_ih, TensorList w_hh, \
+      TensorList b_ih, TensorList b_hh, TensorList w_hr, const OptionalTensor &batch_sizes,                \
+      const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
+      bool reset_to_hx
+#define FUSEDRNN_INPUTS \
+  x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
+
+inline Layer to_layer(FUSEDRNN_INPUT_TYPES) {
+  return {x,           h_0,     c_0,   w_ih.vec(), w_hh.vec(), b_ih.vec(), b_hh.vec(), w_hr.vec(),
+          batch_sizes, lengths, reset, cell,       reverse.vec(), reset_to_hx};
+}
+
+using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n, c
+
+template <auto kForward, auto kBackward>
+struct Implementation {
+  static LayerResult layer(FUSEDRNN_INPUT_TYPES, bool cell_states) {
+    auto [y, h_n, c_n, c, saved] = kForward(to_layer(FUSEDRNN_INPUTS), /*save=*/false, cell_states);
+    return {y, h_n, c_n, c};
+  }
+
+  static ForwardResult layer_forward(FUSEDRNN_INPUT_TYPES, bool save, bool cell_states) {
+    return kForward(to_layer(FUSEDRNN_INPUTS), save, cell_states);
+  }
+
+  static std::vector<Tensor> layer_backward(const OptionalTensor& d_y, const OptionalTensor& d_h_n,
+                                            const OptionalTensor& d_c_n, const OptionalTensor& d_c,
+                                            FUSEDRNN_INPUT_TYPES, const Tensor& y, const Tensor& c,
+                                            const Tensor& saved, const Bools& needs) {
+    TORCH_CHECK(needs.size() == 8, "needs must hold 8 values, one an input or list of inputs; got ", needs.size());
+    return kBackward(to_layer(FUSEDRNN_INPUTS), Gradients{d_y, d_h_n, d_c_n, d_c}, y, c, saved,
+                     Needs{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]});
+  }
+
+  static void implement(torch::Library& m) {
+    m.impl("layer", layer);
+    m.impl("layer_forward", layer_forward);
+    m.impl("layer_backward", layer_backward);
+  }
+};
+
+using Cpu = Implementation<forward_cpu, backward_cpu>;
+using Cuda = Implementation<forward_cuda, backward_cuda>;
+
+}  // namespace fusedrnn::ops

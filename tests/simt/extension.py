@@ -1,0 +1,72 @@
+"""Builds fusedrnn's CUDA path for the host executor, and switches the operators over to it."""
+
+import contextlib
+import functools
+import os
+import sysconfig
+from pathlib import Path
+
+from fusedrnn import _ops
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [
+    "csrc/core/plan_cuda.cpp",
+    "csrc/ops/check.cpp",
+    "csrc/ops/layer_cuda.cpp",
+    "csrc/ops/products.cpp",
+    "csrc/ops/strategy.cpp",
+    "tests/simt/binding.cpp",
+    "tests/simt/executor.cpp",
+    "tests/simt/kernels.cpp",
+]
+
+
+@functools.cache
+def load():
+    """Return the extension, built if a source has changed (a minute on one core, the first time)."""
+    from torch.utils import cpp_extension
+
+    folder = ROOT / "build" / "simt"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = os.environ["PATH"]  # ninja may be in the virtual environment alone
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
+    try:
+        return cpp_extension.load(
+            "fusedrnn_simt",
+            [str(ROOT / source) for source in SOURCES],
+            extra_include_paths=[str(ROOT / "tests")],
+            extra_cflags=["-O2", "-std=c++20", "-DFUSEDRNN_SIMT", "-fno-trapping-math", "-fvisibility=hidden"],
+            build_directory=str(folder),
+        )
+    finally:
+        os.environ["PATH"] = path
+
+
+@contextlib.contextmanager
+def host_executor(device="A100", strategy="auto", seed=0):
+    """Run fusedrnn's operators on CPU tensors by the CUDA kernels, as on a device, in a drawn order of threads.
+
+    device: a name of fusedrnn.plan.KNOWN_DEVICES, or figures as those of `_device_figures`
+    """
+    simt = load()
+    name, figures = (device, _ops._C.cuda_devices()[device]) if isinstance(device, str) else ("imagined", device)
+    simt.use_device(name, *figures)
+    simt.use_strategy(strategy)
+    simt.seed(seed)
+    simt.enable(True)
+    try:
+        yield simt
+    finally:
+        simt.enable(False)
+
+
+@contextlib.contextmanager
+def host_executor_off():
+    """Run the CPU's own kernels for a while, within `host_executor` or not."""
+    simt = load()
+    was_on = simt.enabled()
+    simt.enable(False)
+    try:
+        yield
+    finally:
+        simt.enable(was_on)

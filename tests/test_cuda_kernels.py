@@ -1,0 +1,216 @@
+"""Every CUDA kernel against torch.nn: on a GPU where there is one, and always on the host executor (tests/simt)."""
+
+import contextlib
+import functools
+
+import pytest
+import torch
+from alone import Alone
+from helpers import DTYPES, LAYERS, doubled, make, outcome, random, states
+from ragged import LENGTHS, OPTIONS, B, I, T, given_on
+from simt.extension import host_executor, host_executor_off
+from tolerances import assert_all_close
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fusedrnn
+from fusedrnn.plan import plan
+
+# An A100 of few multiprocessors and little shared memory a block: small layers are cut as large ones are.
+SMALL = (80, 12, 40 * 1024, 0)
+# name → strategy, the device imagined, hidden units, and among whom h travels then
+CUTS = {
+    "stepwise": ("stepwise", "A100", 20, None),
+    "one block": ("persistent", "A100", 20, "block"),
+    "a cluster": ("persistent", "H100", 150, "cluster"),
+    "the grid": ("persistent", "A100", 150, "grid"),
+}
+CASES = [
+    pytest.param(where, cut, dtype, id=f"{where}-{cut}-{str(dtype).removeprefix('torch.')}")
+    for where in ["host", *(["cuda"] if torch.cuda.is_available() else [])]
+    for cut in CUTS
+    for dtype in DTYPES
+    if cut == "stepwise" or dtype != torch.float64
+]
+
+
+@contextlib.contextmanager
+def machine(where, cut):
+    """Run what the context holds by the CUDA kernels, cut so; yields the torch device of the tensors."""
+    strategy, imagined, _, _ = CUTS[cut]
+    if where == "cuda":
+        with fusedrnn.use_strategy(strategy):
+            yield torch.device("cuda")
+    else:
+        with host_executor(imagined, strategy):
+            yield torch.device("cpu")
+
+
+# bfloat16 is float16's code with other conversions: it need not meet every option
+def seldom(dtype):
+    return dtype == torch.float16
+
+
+# --- every option, for every cell, cut and dtype -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where, cut, dtype", CASES)
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "both"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_plain_sequences(kind, bidirectional, where, cut, dtype):
+    H = CUTS[cut][2]
+    with machine(where, cut) as device:
+        ours, torchs, truth = make(kind, I, H, dtype=dtype, device=device, bidirectional=bidirectional)
+        x, hx = random(T, 11, I, dtype=dtype, device=device), None
+        if bidirectional:
+            hx = states(kind, 2, 11, H, dtype=dtype, device=device)
+        assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+
+
+@pytest.mark.parametrize("where, cut, dtype", CASES)
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_lengths_and_resets(kind, option, where, cut, dtype):
+    if seldom(dtype) and option != "lengths and reset to hx":
+        pytest.skip("float16 runs the code of bfloat16")
+    H = CUTS[cut][2]
+    with machine(where, cut) as device:
+        ours, torchs, truth = make(kind, I, H, dtype=dtype, device=device, bidirectional=True)
+        x, hx = random(T, B, I, dtype=dtype, device=device), states(kind, 2, B, H, dtype=dtype, device=device)
+        given = given_on(device, option)
+        assert_all_close(
+            outcome(ours, x, hx, **given),
+            outcome(Alone(torchs), x, hx, **given),
+            outcome(Alone(truth), x.double(), doubled(hx), **given),
+        )
+
+
+@pytest.mark.parametrize("where, cut, dtype", CASES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_packed_sequences(kind, where, cut, dtype):
+    H = CUTS[cut][2]
+    with machine(where, cut) as device:
+        ours, torchs, truth = make(kind, I, H, dtype=dtype, device=device, bidirectional=True)
+        x, hx = random(T, 5, I, dtype=dtype, device=device), states(kind, 2, 5, H, dtype=dtype, device=device)
+        packed = pack_padded_sequence(x, [2, 6, 1, 6, 3], enforce_sorted=False)
+        assert_all_close(
+            outcome(ours, packed, hx), outcome(torchs, packed, hx), outcome(truth, packed.double(), doubled(hx))
+        )
+
+
+def assert_near_our_own_in_float64(run, kind, dtype, device, **kwargs):
+    """Hold what `run` makes of a layer against our CPU kernels in float64, which other tests hold against torch.nn."""
+    ours, _, truth = make(kind, I, dtype=dtype, device=device, **kwargs)
+    wide = getattr(fusedrnn, LAYERS[kind][0])(I, **kwargs).double()
+    wide.load_state_dict(truth.state_dict())
+    mine = run(ours, device, dtype)
+    with host_executor_off():
+        expected = run(wide, torch.device("cpu"), torch.float64)
+    for name, value in expected.items():
+        error = (mine[name].cpu().double() - value).abs().max() / value.abs().max()
+        assert error <= 32 * torch.finfo(dtype).eps, f"{name}: {error}"
+
+
+@pytest.mark.parametrize("where, cut, dtype", CASES)
+def test_all_cell_states_and_their_gradients(where, cut, dtype):
+    x = random(T, B, I, dtype=dtype)
+
+    def run(module, device, dtype):
+        return outcome(module, x.to(device, dtype), lengths=LENGTHS, return_cell_states=True)
+
+    with machine(where, cut) as device:
+        assert_near_our_own_in_float64(run, "lstm", dtype, device, hidden_size=CUTS[cut][2], bidirectional=True)
+
+
+@pytest.mark.parametrize("where, cut, dtype", [case for case in CASES if "stepwise" in case.id])
+@pytest.mark.parametrize("option", ["plain", "packed", *OPTIONS])
+def test_projections(option, where, cut, dtype):
+    x, hx = random(T, B, I, dtype=dtype), states("lstm", 2, B, 20, P=6, dtype=dtype)
+
+    def run(module, device, dtype):
+        inputs = x.to(device, dtype)
+        if option == "packed":
+            inputs = pack_padded_sequence(inputs, [6, 4, 4, 1])
+        given = given_on(device, option) if option in OPTIONS else {}
+        return outcome(module, inputs, tuple(state.to(device, dtype) for state in hx), **given)
+
+    with machine(where, cut) as device:
+        assert_near_our_own_in_float64(run, "lstm", dtype, device, hidden_size=20, proj_size=6, bidirectional=True)
+
+
+# --- edges of the cut ------------------------------------------------------------------------------------------------
+
+EDGES = [(5, 1), (8, 16), (9, 17), (16, 33), (17, 48), (40, 64), (3, 129)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("B, H", EDGES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_edge_of_tiles_chunks_and_groups(kind, B, H, dtype):
+    ours, torchs, truth = make(kind, I, H, dtype=dtype, bidirectional=H < 100)
+    x = random(3, B, I, dtype=dtype)
+    with host_executor(SMALL, "auto"):
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_order_of_blocks_and_threads_does_not_show(kind, cut):
+    strategy, device, H, _ = CUTS[cut]
+    ours, _, _ = make(kind, I, H, dtype=torch.float32, bidirectional=True)
+    x = random(4, 9, I, dtype=torch.float32)
+    results = []
+    for seed in range(4):
+        with host_executor(device, strategy, seed):
+            results.append(outcome(ours, x))
+    for other in results[1:]:
+        assert all(torch.equal(results[0][name], other[name]) for name in other)
+
+
+# --- the kernels and their plan ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [cut for cut in CUTS if cut != "stepwise"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_launch_is_what_the_plan_says(kind, cut):
+    strategy, device, H, scope = CUTS[cut]
+    ours, _, _ = make(kind, I, H, dtype=torch.bfloat16)
+    p = plan(kind, T, 9, H, dtype=torch.bfloat16, device=device, strategy=strategy)
+    x = random(T, 9, I, dtype=torch.bfloat16)
+    with host_executor(device, strategy) as simt:
+        y, _ = ours(x)
+        launches = [(simt.last_launch(), p.forward, T - 1)]
+        y.sum().backward()
+        launches.append((simt.last_launch(), p.backward, T))
+    for launch, planned, exchanges in launches:
+        assert planned.scope == scope
+        for name in ("blocks", "threads", "shared_bytes"):
+            assert launch[name] == getattr(planned, name), name
+        assert launch["cluster"] == (planned.slices if scope == "cluster" else 1)
+        assert launch["cooperative"] is (scope == "grid")
+        clusters = planned.blocks // planned.slices
+        assert launch["cluster_barriers"] == (clusters * (exchanges + 1) if scope == "cluster" else 0)
+        assert launch["releases"] == (planned.blocks * exchanges if scope == "grid" else 0)
+
+
+@functools.cache
+def refusals():
+    return {
+        "float64": (("lstm", T, 4, 64), {"dtype": torch.float64}, ["float64", "stepwise"]),
+        "projection": (("lstm", T, 4, 64), {"proj_size": 8}, ["projection", "stepwise"]),
+        "too large": (("lstm", T, 4, 8192), {"dtype": torch.float16}, ["8192", "512", "108", "stepwise"]),
+        "no room": (("lstm", T, 4, 1400), {"dtype": torch.float32}, ["bytes of shared memory", "166912", "stepwise"]),
+    }
+
+
+@pytest.mark.parametrize("case", refusals())
+def test_a_strategy_that_cannot_serve_is_refused_with_the_numbers(case):
+    sizes, given, parts = refusals()[case]
+    with pytest.raises(ValueError) as error:
+        plan(*sizes, device="A100", strategy="persistent", **given)
+    assert all(part in str(error.value) for part in ["persistent", *parts]), str(error.value)
+
+
+def test_a_refused_strategy_raises_where_the_layer_is_called():
+    ours = fusedrnn.LSTM(I, 20, proj_size=4)
+    with host_executor("A100", "persistent"), pytest.raises(ValueError, match="projection.*stepwise"):
+        ours(torch.randn(T, B, I))
