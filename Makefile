@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusedrnn-ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.* csrc/*/*/*.*)
 
-.PHONY: demo test benchmark info clean
+.PHONY: demo test benchmark gpu-check info clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -18,6 +18,10 @@ test: $(STAMP)
 
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.compare
+
+# with PYTHON's own torch, which has to be a CUDA build, and the extension that the check builds with it
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check
 
 info: $(STAMP)
 	$(BIN)/python -m fusedrnn info

@@ -7,56 +7,26 @@ under no_grad. Ragged cases start from a padded batch: packing and unpacking cou
 """
 
 import argparse
-import copy
 import dataclasses
 import datetime
 import itertools
 import json
-import math
 import os
 import platform
-import statistics
-import subprocess
 import sys
-import time
-import timeit
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fusedrnn
 from fusedrnn import _ops
 
-ROOT = Path(__file__).resolve().parents[1]
-LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-PASSES = ("train", "infer")
-OURS = "fusedrnn"
-SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
-LEAST_ROUNDS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """The layer and the batch of one comparison; the input is as wide as the state."""
-
-    cell: str
-    B: int
-    T: int
-    H: int
-    layers: int = 1
-    bidirectional: bool = False
-    dtype: str = "float32"
-    ragged: bool = False  # rows of unequal length, drawn evenly from 1 to T
-
-    def __str__(self):
-        name = f"{self.cell} B={self.B} T={self.T} H={self.H}" + f" L={self.layers}" * (self.layers > 1)
-        name += " bi" * self.bidirectional + " ragged" * self.ragged
-        return name + f" {self.dtype}" * (self.dtype != "float32")
-
+from . import timing
+from .cases import LAYERS, PASSES, Case, contenders
+from .timing import OURS, as_text
 
 DEFAULT_CASES = [
     *(Case(cell, 1, 128, 64) for cell in LAYERS),  # one sequence at a time
@@ -72,97 +42,14 @@ DEFAULT_CASES = [
 ]
 
 
-def contenders(case, mode):
-    """Return {name: pass} of the same layer on the same data, with torch.nn's in float64 as "exact".
-
-    A pass is a function of nothing that returns y, zero in the padding, and in training the gradients of x and of
-    every weight. The first contender is the one whose rounding errors ours are held against.
-    """
-    torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
-    make = getattr(torch.nn, LAYERS[case.cell])
-    theirs = make(case.H, case.H, case.layers, bidirectional=case.bidirectional).to(dtype).train(mode == "train")
-    ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
-    x = torch.randn(case.T, case.B, case.H).to(dtype)
-    d_y = torch.randn(case.T, case.B, (1 + case.bidirectional) * case.H).to(dtype)
-    lengths = padding = None
-    if case.ragged:
-        lengths = torch.randint(1, case.T + 1, (case.B,))
-        padding = (torch.arange(case.T)[:, None] >= lengths)[..., None]
-        d_y = d_y.masked_fill(padding, 0)  # no loss looks at the padding
-
-    def run(layer, x, d_y, packed):
-        def forward():
-            if packed:
-                rows = pack_padded_sequence(x, lengths, enforce_sorted=False)
-                return pad_packed_sequence(layer(rows)[0], total_length=case.T)[0]
-            return layer(x)[0]
-
-        def infer():
-            with torch.no_grad():
-                return [forward()]
-
-        def train():
-            y = forward()
-            return [y, *torch.autograd.grad(y, [x, *layer.parameters()], d_y)]
-
-        x = x.detach().requires_grad_(mode == "train")
-        return train if mode == "train" else infer
-
-    exact = run(copy.deepcopy(theirs).double(), x.double(), d_y.double(), case.ragged)
-    if not case.ragged:
-        passes = {"torch.nn": run(theirs, x, d_y, False)}
-    else:
-        passes = {"torch.nn packed": run(theirs, x, d_y, True)}
-        if not case.bidirectional:  # a reverse direction that starts in the padding computes something else
-            padded = run(theirs, x, d_y, False)
-            passes["torch.nn padded"] = lambda: [(out := padded())[0].masked_fill(padding, 0), *out[1:]]
-    return {**passes, OURS: run(ours, x, d_y, case.ragged), "exact": exact}
-
-
-def relative_errors(results, truth):
-    """The largest error of each tensor, in units of its largest true value; infinite where it is not a number."""
-    if [r.shape for r in results] != [t.shape for t in truth]:
-        return [math.inf] * len(truth)
-    errors = [(r.double() - t).abs().max().item() / (t.abs().max().item() or 1) for r, t in zip(results, truth)]
-    return [e if math.isfinite(e) else math.inf for e in errors]
-
-
 def measure(case, mode, seconds, rounds):
     """Verify the contenders of one case, time those that are right, and return a record for the JSON file."""
     passes = contenders(case, mode)
     truth = passes.pop("exact")()
-    errors = {name: relative_errors(run(), truth) for name, run in passes.items()}
-    # Another order of the same sums: ours may be three times as far off as torch's, and a few roundings where torch
-    # happens to be exact. Torch's own only has to be no nonsense.
-    eps = torch.finfo(getattr(torch, case.dtype)).eps
-    yardstick = next(iter(errors.values()))
-    bounds = {n: [3 * e + 16 * eps for e in yardstick] if n == OURS else [4 * eps**0.5] * len(truth) for n in errors}
-    right = [n for n in errors if all(e <= bound for e, bound in zip(errors[n], bounds[n]))]
-    worst = {n: max(e) if max(e) < math.inf else None for n, e in errors.items()}  # JSON knows no infinity
-    results = {n: {"error": worst[n], "right": n in right} for n in errors}
-    for name, samples in time_in_turns({n: passes[n] for n in right}, seconds, rounds).items():
-        deciles = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
-        figures = {"median_s": statistics.median(samples), "p10_s": deciles[0], "p90_s": deciles[-1]}
-        results[name] |= {**figures, "rounds": len(samples)}
-    ratios = {n: results[n]["median_s"] / results[OURS]["median_s"] for n in right if n != OURS and OURS in right}
+    results = timing.measure(passes, truth, torch.finfo(getattr(torch, case.dtype)).eps, seconds, rounds)
+    medians = {name: result["median_s"] for name, result in results.items() if result["right"]}
+    ratios = {name: median / medians[OURS] for name, median in medians.items() if name != OURS and OURS in medians}
     return {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results, "ratios": ratios}
-
-
-def time_in_turns(passes, seconds, rounds):
-    """Return {name: seconds per pass, one for each round}: `rounds` rounds, or as many as fit into `seconds`."""
-    timers = {name: timeit.Timer(run) for name, run in passes.items()}
-    repeats = {}
-    for name, timer in timers.items():
-        timer.timeit(1)  # warm-up, after the run that was verified
-        repeats[name] = max(1, round(SAMPLE_SECONDS / timer.timeit(1)))
-    samples = {name: [] for name in timers}
-    start, order = time.perf_counter(), list(timers)
-    for turn in itertools.count():
-        if turn >= (rounds or LEAST_ROUNDS) and (rounds or time.perf_counter() - start > seconds):
-            return samples
-        for name in order if turn % 2 else order[::-1]:
-            samples[name].append(timers[name].timeit(repeats[name]) / repeats[name])
 
 
 def load():
@@ -176,14 +63,9 @@ def environment():
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
-    try:
-        git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-        commit = git.stdout.strip() or None
-    except OSError:  # no git
-        commit = None
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit,
+        "commit": timing.commit(),
         "cpu": cpu,
         "cores": os.cpu_count(),
         "load": load(),
@@ -210,16 +92,8 @@ def report(records, console):
         if ratio is not None:
             ratios[f"{case} {record['pass']}"] = ratio
     console.print(table)
-    if ratios:
-        console.print(f"geometric mean of {len(ratios)} ratios: {statistics.geometric_mean(ratios.values()):.2f}")
-        losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
-        console.print(f"losses: {'; '.join(losses) or 'none'}", highlight=False)
-
-
-def as_text(result):
-    if not result["right"]:
-        return "WRONG, error " + ("not finite" if result["error"] is None else f"{result['error']:.1e}")
-    return "{:.3f} ({:.3f} to {:.3f})".format(*(1e3 * result[key] for key in ("median_s", "p10_s", "p90_s")))
+    for line in timing.verdict(ratios):
+        console.print(line, highlight=False)
 
 
 def parse(arguments):

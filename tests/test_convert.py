@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import flat
+from helpers import flat, random
 from torch.nn.utils import parametrizations, parametrize
 
 import fusedrnn
@@ -26,6 +26,10 @@ class Translator(torch.nn.Module):
         return self.decoder["head"](self.decoder["cell"](y[-1]))
 
 
+def some(*shape, device):
+    return random(*shape, dtype=torch.float32, device=device)
+
+
 def converted(model, change=fusedrnn.convert):
     """Change a model and return what was reported."""
     lines = []
@@ -34,9 +38,9 @@ def converted(model, change=fusedrnn.convert):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_class_is_swapped_and_swapped_back(name):
-    module = getattr(torch.nn, name)(4, 7)
-    x = torch.randn(3, 4)
+def test_each_class_is_swapped_and_swapped_back(name, device):
+    module = getattr(torch.nn, name)(4, 7).to(device)
+    x = some(3, 4, device=device)
     before = module(x)
     assert converted(module) == [f"(root): torch.nn.{name} -> fusedrnn.{name}"]
     assert type(module) is getattr(fusedrnn, name)
@@ -46,8 +50,8 @@ def test_each_class_is_swapped_and_swapped_back(name):
     assert all(torch.equal(again, first) for again, first in zip(flat(module(x)), flat(before)))
 
 
-def test_a_model_is_converted_in_place_with_one_line_for_each_module():
-    model, x = Translator(), torch.randn(6, 3, 4)
+def test_a_model_is_converted_in_place_with_one_line_for_each_module(device):
+    model, x = Translator().to(device), some(6, 3, 4, device=device)
     before, linear = model(x), model.encoder[0]
     assert converted(model) == [
         "encoder.1: torch.nn.LSTM -> fusedrnn.LSTM",
@@ -62,19 +66,19 @@ def test_a_model_is_converted_in_place_with_one_line_for_each_module():
     assert torch.equal(model(x), before)
 
 
-def test_parameters_hooks_and_modes_stay():
-    model, calls = Translator(), []
+def test_parameters_hooks_and_modes_stay(device):
+    model, calls = Translator().to(device), []
     parameters = {name: id(p) for name, p in model.named_parameters()}
     lstm = model.encoder[1].eval()
-    lstm.register_buffer("extra", torch.ones(2))
+    lstm.register_buffer("extra", torch.ones(2, device=device))
     lstm.register_forward_hook(lambda *_: calls.append("forward"))
     lstm.weight_hh_l0.register_hook(lambda grad: calls.append("gradient"))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     converted(model)
     assert {name: id(p) for name, p in model.named_parameters()} == parameters
-    assert model.training and not lstm.training and torch.equal(lstm.extra, torch.ones(2))
+    assert model.training and not lstm.training and (lstm.extra == 1).all()
     before = lstm.weight_hh_l0.detach().clone()
-    model(torch.randn(6, 3, 4)).sum().backward()
+    model(some(6, 3, 4, device=device)).sum().backward()
     optimizer.step()
     assert calls == ["forward", "gradient"]
     assert not torch.equal(lstm.weight_hh_l0, before)
@@ -88,10 +92,10 @@ def test_a_converted_model_can_be_copied_and_reverted_on_its_own():
     assert type(twin.encoder[1]) is torch.nn.LSTM and type(model.encoder[1]) is fusedrnn.LSTM
 
 
-def test_a_reverted_module_uses_the_weights_it_has_by_then():
-    module, x = torch.nn.GRU(4, 7), torch.randn(5, 3, 4)
+def test_a_reverted_module_uses_the_weights_it_has_by_then(device):
+    module, x = torch.nn.GRU(4, 7).to(device), some(5, 3, 4, device=device)
     converted(module)
-    module.weight_hh_l0 = torch.nn.Parameter(torch.full((21, 7), 0.1))
+    module.weight_hh_l0 = torch.nn.Parameter(torch.full((21, 7), 0.1, device=device))
     expected = module(x)[0]
     converted(module, fusedrnn.revert)
     torch.testing.assert_close(module(x)[0], expected)
@@ -108,8 +112,9 @@ def test_the_report_is_printed_unless_it_is_turned_off(capsys):
 # --- parametrized modules ------------------------------------------------------------------------------------------
 
 
-def test_a_parametrized_module_is_swapped_under_its_parametrization():
-    module, x = parametrizations.weight_norm(torch.nn.LSTM(4, 7), "weight_hh_l0"), torch.randn(5, 3, 4)
+def test_a_parametrized_module_is_swapped_under_its_parametrization(device):
+    module = parametrizations.weight_norm(torch.nn.LSTM(4, 7).to(device), "weight_hh_l0")
+    x = some(5, 3, 4, device=device)
     expected = module(x)[0]
     assert converted(module) == ["(root): torch.nn.LSTM -> fusedrnn.LSTM"]
     assert isinstance(module, fusedrnn.LSTM) and parametrize.is_parametrized(module, "weight_hh_l0")
@@ -130,11 +135,11 @@ def test_a_copy_of_a_parametrized_module_is_not_converted_with_it():
     assert isinstance(module, fusedrnn.LSTM) and not isinstance(twin, fusedrnn.LSTM)
 
 
-def test_more_weights_can_be_parametrized_after_conversion():
-    module = parametrizations.weight_norm(torch.nn.GRU(4, 7), "weight_hh_l0")
+def test_more_weights_can_be_parametrized_after_conversion(device):
+    module = parametrizations.weight_norm(torch.nn.GRU(4, 7).to(device), "weight_hh_l0")
     converted(module)
     parametrizations.weight_norm(module, "weight_ih_l0")
-    x = torch.randn(5, 3, 4)
+    x = some(5, 3, 4, device=device)
     expected = module(x)[0]
     converted(module, fusedrnn.revert)
     torch.testing.assert_close(module(x)[0], expected)

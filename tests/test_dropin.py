@@ -24,12 +24,12 @@ ARGUMENTS = [
 ]
 
 
-def both(name, kwargs, seed=3):
+def both(name, kwargs, seed=3, device="cpu"):
     """Ours and torch.nn's, each constructed from the same seed."""
     pair = []
     for library in (fusedrnn, torch.nn):
         torch.manual_seed(seed)
-        pair.append(getattr(library, name)(4, 7, **kwargs))
+        pair.append(getattr(library, name)(4, 7, **kwargs).to(device))
     return pair
 
 
@@ -37,8 +37,8 @@ def step(module, x, hx=None):
     return flat(module(x, hx))[0]
 
 
-def an_input(name):
-    return random(3, 4) if name.endswith("Cell") else random(5, 3, 4)
+def an_input(name, dtype=torch.float32, device="cpu"):
+    return random(*((3, 4) if name.endswith("Cell") else (5, 3, 4)), dtype=dtype, device=device)
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -67,14 +67,14 @@ def test_construction_draws_names_and_prints_what_torch_does(name, kwargs):
 
 
 @pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
-def test_state_dict_loads_both_ways(name, kwargs):
-    ours, torchs = both(name, kwargs)[0], both(name, kwargs, seed=4)[1]
-    x = an_input(name).float()
+def test_state_dict_loads_both_ways(name, kwargs, device):
+    ours, torchs = both(name, kwargs, device=device)[0], both(name, kwargs, seed=4, device=device)[1]
+    x = an_input(name, device=device)
     ours.eval(), torchs.eval()
     assert not torch.allclose(step(ours, x), step(torchs, x))
     torchs.load_state_dict(ours.state_dict())
     torch.testing.assert_close(step(ours, x), step(torchs, x))
-    other = both(name, kwargs, seed=5)[0].eval()
+    other = both(name, kwargs, seed=5, device=device)[0].eval()
     other.load_state_dict(torchs.state_dict())
     assert torch.equal(step(other, x), step(ours, x))
 
@@ -91,8 +91,8 @@ def test_all_weights_lists_the_parameters_as_torch_does(name, kwargs):
 
 @pytest.mark.parametrize("way", ["pickle", "torch.save", "deepcopy"])
 @pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
-def test_copies_behave_and_are_independent(name, kwargs, way):
-    ours, x = both(name, kwargs)[0].eval(), an_input(name).float()
+def test_copies_behave_and_are_independent(name, kwargs, way, device):
+    ours, x = both(name, kwargs, device=device)[0].eval(), an_input(name, device=device)
     if way == "deepcopy":
         twin = copy.deepcopy(ours)
     elif way == "pickle":
@@ -123,10 +123,11 @@ def scaled(module):
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
 @pytest.mark.parametrize("norm", [torch.nn.utils.weight_norm, parametrizations.weight_norm], ids=["old", "new"])
 @pytest.mark.parametrize("kind, is_cell", [("lstm", False), ("gru", True)], ids=["LSTM", "GRUCell"])
-def test_weight_norm_is_respected(kind, is_cell, norm):
-    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS)
+def test_weight_norm_is_respected(kind, is_cell, norm, device):
+    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS, device=device)
     name = "weight_hh" if is_cell else "weight_hh_l0"
-    x, hx = (random(3, 4), random(3, 7)) if is_cell else (random(5, 3, 4), None)
+    x = random(*((3, 4) if is_cell else (5, 3, 4)), device=device)
+    hx = random(3, 7, device=device) if is_cell else None
     plain = step(ours, x, hx).detach()
     ours, torchs = scaled(norm(ours, name)), scaled(norm(torchs, name))
     expected = outcome(torchs, x, hx)
@@ -139,11 +140,11 @@ class Symmetric(torch.nn.Module):
         return w.triu() + w.triu(1).t()
 
 
-def test_parametrized_weights_are_recomputed_copied_and_removed():
-    ours, torchs, _ = make("rnn_tanh", 4, 7)
+def test_parametrized_weights_are_recomputed_copied_and_removed(device):
+    ours, torchs, _ = make("rnn_tanh", 4, 7, device=device)
     for module in (ours, torchs):
         parametrize.register_parametrization(module, "weight_hh_l0", Symmetric())
-    x = random(5, 3, 4)
+    x = random(5, 3, 4, device=device)
     expected = outcome(torchs, x)
     assert_all_close(outcome(ours, x), expected, expected)
     twin = copy.deepcopy(ours)
@@ -158,9 +159,9 @@ def test_parametrized_weights_are_recomputed_copied_and_removed():
 
 
 @pytest.mark.parametrize("kind, is_cell", [("lstm", False), ("gru", False), ("rnn_tanh", True)])
-def test_functional_call_uses_the_weights_given(kind, is_cell):
-    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS)
-    x = random(3, 4) if is_cell else random(5, 3, 4)
+def test_functional_call_uses_the_weights_given(kind, is_cell, device):
+    ours, torchs, _ = make(kind, 4, 7, table=CELLS if is_cell else LAYERS, device=device)
+    x = random(*((3, 4) if is_cell else (5, 3, 4)), device=device)
     other = {name: (w + 0.5).detach().requires_grad_() for name, w in ours.named_parameters()}
     before = step(ours, x)
     mine, theirs = (flat(torch.func.functional_call(module, other, (x,)))[0] for module in (ours, torchs))
@@ -171,16 +172,16 @@ def test_functional_call_uses_the_weights_given(kind, is_cell):
     assert torch.equal(step(ours, x), before)
 
 
-def test_functional_call_may_change_the_dtype():
-    ours = fusedrnn.GRU(4, 7)
+def test_functional_call_may_change_the_dtype(device):
+    ours = fusedrnn.GRU(4, 7).to(device)
     weights = {name: w.double() for name, w in ours.named_parameters()}
-    y, _ = torch.func.functional_call(ours, weights, (random(5, 3, 4),))
+    y, _ = torch.func.functional_call(ours, weights, (random(5, 3, 4, device=device),))
     assert y.dtype == torch.float64
 
 
-def test_replaced_and_changed_parameters_are_used():
-    ours, torchs, _ = make("lstm", 4, 7)
-    x = random(5, 3, 4)
+def test_replaced_and_changed_parameters_are_used(device):
+    ours, torchs, _ = make("lstm", 4, 7, device=device)
+    x = random(5, 3, 4, device=device)
     step(ours, x)
     for module in (ours, torchs):
         module.weight_hh_l0 = torch.nn.Parameter(torch.full_like(module.weight_hh_l0, 0.1))
@@ -191,19 +192,19 @@ def test_replaced_and_changed_parameters_are_used():
     assert_all_close(outcome(ours, x), expected, expected)
 
 
-def test_tied_weights_collect_both_gradients():
-    ours, torchs, _ = make("gru", 7, 7, num_layers=2)
+def test_tied_weights_collect_both_gradients(device):
+    ours, torchs, _ = make("gru", 7, 7, num_layers=2, device=device)
     for module in (ours, torchs):
         module.weight_hh_l1 = module.weight_hh_l0
         module.weight_ih_l1 = module.weight_ih_l0
-    x = random(5, 3, 7)
+    x = random(5, 3, 7, device=device)
     expected = outcome(torchs, x)
     assert_all_close(outcome(ours, x), expected, expected)
 
 
-def test_a_module_used_twice_collects_both_gradients():
-    ours, torchs, _ = make("lstm", 7, 7)
-    x = random(5, 3, 7)
+def test_a_module_used_twice_collects_both_gradients(device):
+    ours, torchs, _ = make("lstm", 7, 7, device=device)
+    x = random(5, 3, 7, device=device)
     grads = []
     for module in (ours, torchs):
         y, _ = module(module(x)[0])
@@ -219,9 +220,9 @@ def test_flatten_parameters_leaves_the_weights_where_they_are(device):
     assert [w.data_ptr() for w in ours.parameters()] == before
 
 
-def test_moving_to_another_dtype_moves_the_weights_in_use():
-    ours, torchs, _ = make("gru", 4, 7, dtype=torch.float32)
-    x = random(5, 3, 4)
+def test_moving_to_another_dtype_moves_the_weights_in_use(device):
+    ours, torchs, _ = make("gru", 4, 7, dtype=torch.float32, device=device)
+    x = random(5, 3, 4, device=device)
     expected = outcome(torchs.double(), x)
     assert_all_close(outcome(ours.double(), x), expected, expected)
 
@@ -251,28 +252,28 @@ class Residual(fusedrnn.GRU):
         return input + self.scale * y, h_n
 
 
-def test_our_classes_can_be_subclassed():
-    module, x = Residual(4).double(), random(5, 3, 4)
-    plain = fusedrnn.GRU(4, 4).double()
+def test_our_classes_can_be_subclassed(device):
+    module, x = Residual(4).double().to(device), random(5, 3, 4, device=device)
+    plain = fusedrnn.GRU(4, 4).double().to(device)
     plain.load_state_dict({name: w for name, w in module.state_dict().items() if name != "scale"})
     assert torch.equal(module(x)[0], x + 2 * plain(x)[0])
     assert torch.equal(pickle.loads(pickle.dumps(module))(x)[0], module(x)[0])
 
 
-def test_hooks_fire():
-    ours, calls = fusedrnn.LSTM(4, 7), []
+def test_hooks_fire(device):
+    ours, calls = fusedrnn.LSTM(4, 7).to(device), []
     ours.register_forward_pre_hook(lambda module, args: calls.append("before"))
     ours.register_forward_hook(lambda module, args, output: calls.append("after"))
     ours.register_full_backward_hook(lambda module, d_in, d_out: calls.append("backward"))
-    ours(random(5, 3, 4).float().requires_grad_())[0].sum().backward()
+    ours(random(5, 3, 4, dtype=torch.float32, device=device).requires_grad_())[0].sum().backward()
     assert calls == ["before", "after", "backward"]
 
 
 @pytest.mark.parametrize("given", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", CLASSES)
 def test_autocast_runs_in_its_dtype_and_trains_the_float32_weights(name, given, device):
-    ours = both(name, {})[0].to(device)
-    x, hx = an_input(name).to(device, given), None
+    ours = both(name, {}, device=device)[0]
+    x, hx = an_input(name, given, device), None
     if name.endswith("Cell"):
         hx = states(name.removesuffix("Cell").lower(), 3, 7, dtype=given, device=device)
     with torch.autocast(device.type, torch.bfloat16):

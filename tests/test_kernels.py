@@ -1,10 +1,11 @@
-"""The CPU kernels at the edges of their blocks, for every instruction set here, at any number of threads."""
+"""The kernels at the edges of their blocks: on the CPU for every instruction set here, at any number of threads."""
 
 import os
 import threading
 
 import pytest
 import torch
+from conftest import devices
 from helpers import LAYERS, doubled, make, outcome, random, states
 from tolerances import assert_all_close
 
@@ -14,11 +15,18 @@ from fusedrnn import _ops
 ISAS = _ops._C.available_isas()
 
 
-@pytest.fixture(params=ISAS)
-def isa(request):
+@pytest.fixture(
+    params=[pytest.param(isa, marks=pytest.mark.cpu) for isa in ISAS]
+    + [pytest.param(name, marks=pytest.mark.cuda) for name in devices() if name == "cuda"]
+)
+def kernels(request):
+    """Every set of kernels there is, in use; its device."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+        return
     before = _ops.build_info()["cpu kernels"]
     _ops._C.use_isa(request.param)
-    yield request.param
+    yield torch.device("cpu")
     _ops._C.use_isa(before)
 
 
@@ -36,16 +44,16 @@ EDGES = [(1, 1), (2, 8), (3, 15), (5, 17), (6, 31), (7, 33), (11, 63), (12, 64),
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("B, H", EDGES)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_every_block_edge(kind, B, H, dtype, isa):
-    ours, torchs, truth = make(kind, 5, H, dtype=dtype, bidirectional=True)
-    x = random(4, B, 5, dtype=dtype)
+def test_every_block_edge(kind, B, H, dtype, kernels):
+    ours, torchs, truth = make(kind, 5, H, dtype=dtype, device=kernels, bidirectional=True)
+    x = random(4, B, 5, dtype=dtype, device=kernels)
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
 @pytest.mark.parametrize("H, P", [(9, 1), (33, 8), (130, 65)])
-def test_projection_edges(H, P, isa):
-    ours, torchs, truth = make("lstm", 5, H, dtype=torch.float32, proj_size=P, bidirectional=True)
-    x = random(4, 7, 5, dtype=torch.float32)
+def test_projection_edges(H, P, kernels):
+    ours, torchs, truth = make("lstm", 5, H, dtype=torch.float32, device=kernels, proj_size=P, bidirectional=True)
+    x = random(4, 7, 5, dtype=torch.float32, device=kernels)
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
@@ -53,17 +61,17 @@ def test_projection_edges(H, P, isa):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (1, 300), (64, 200)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_single_steps_small_and_large(kind, B, H, dtype, isa):
-    ours, torchs, truth = make(kind, 9, H, dtype=dtype, bidirectional=True)
-    x, hx = random(1, B, 9, dtype=dtype), states(kind, 2, B, H, dtype=dtype)
+def test_single_steps_small_and_large(kind, B, H, dtype, kernels):
+    ours, torchs, truth = make(kind, 9, H, dtype=dtype, device=kernels, bidirectional=True)
+    x, hx = random(1, B, 9, dtype=dtype, device=kernels), states(kind, 2, B, H, dtype=dtype, device=kernels)
     assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
 
 
 # deeper than the slice of the product that stays in the first-level cache (256)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_deep_products(kind, isa):
-    ours, torchs, truth = make(kind, 5, 300, dtype=torch.float32)
-    x = random(3, 14, 5, dtype=torch.float32)
+def test_deep_products(kind, kernels):
+    ours, torchs, truth = make(kind, 5, 300, dtype=torch.float32, device=kernels)
+    x = random(3, 14, 5, dtype=torch.float32, device=kernels)
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
@@ -100,18 +108,18 @@ def test_the_sequential_kernel_gives_the_same_bits_at_any_number_of_threads(B, t
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_repeated_runs_give_the_same_bits(kind):
-    ours = make(kind, 6, 40, dtype=torch.float32)[0]
-    x = random(9, 14, 6, dtype=torch.float32)
+def test_repeated_runs_give_the_same_bits(kind, device):
+    ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]
+    x = random(9, 14, 6, dtype=torch.float32, device=device)
     first = outcome(ours, x)
     for _ in range(20):
         again = outcome(ours, x)
         assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_python_threads_do_not_disturb_each_other():
-    ours = fusedrnn.GRU(6, 96)
-    xs = [torch.randn(20, 3, 6) for _ in range(4)]
+def test_python_threads_do_not_disturb_each_other(device):
+    ours = fusedrnn.GRU(6, 96).to(device)
+    xs = [random(20, 3, 6, dtype=torch.float32, device=device) for _ in range(4)]
     with torch.no_grad():
         expected = [ours(x)[0] for x in xs]
     results = [None] * 4
@@ -153,18 +161,18 @@ def test_forked_workers_run_after_the_parent_did():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_infinities_and_nans_come_through(kind):
+def test_infinities_and_nans_come_through(kind, device):
     ours, torchs, _ = make(kind, 3, 5, dtype=torch.float32)
     x = torch.randn(4, 3, 3)
     x[1, 0, 0], x[1, 1, 0], x[1, 2, 0] = float("nan"), float("inf"), float("-inf")
-    ours, torchs = ours(x)[0], torchs(x)[0]
+    ours, torchs = ours.to(device)(x.to(device))[0].cpu(), torchs(x)[0]  # cuDNN's ReLU may lose a NaN
     assert torch.equal(ours.isnan(), torchs.isnan())
     torch.testing.assert_close(ours, torchs, equal_nan=True)
 
 
-def test_tiny_values_keep_their_relative_accuracy():
-    ours, _, truth = make("lstm", 3, 5, dtype=torch.float32, bias=False)
-    x = torch.randn(4, 3, 3) * 1e-12
+def test_tiny_values_keep_their_relative_accuracy(device):
+    ours, _, truth = make("lstm", 3, 5, dtype=torch.float32, device=device, bias=False)
+    x = random(4, 3, 3, dtype=torch.float32, device=device) * 1e-12
     torch.testing.assert_close(ours(x)[0].double(), truth(x.double())[0], rtol=1e-5, atol=0)
 
 

@@ -40,8 +40,8 @@ def sources(module, x, hx):
     return [x, *(hx if isinstance(hx, tuple) else (hx,)), *module.parameters()]
 
 
-def leaves(kind, P, *shape):
-    hx = states(kind, *shape, P=P)
+def leaves(kind, P, *shape, device):
+    hx = states(kind, *shape, P=P, device=device)
     return tuple(s.requires_grad_() for s in hx) if kind == "lstm" else hx.requires_grad_()
 
 
@@ -57,36 +57,36 @@ CASES = [(kind, P) for kind in LAYERS for P in (0,)] + [("lstm", 3)]
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind, P", CASES)
-def test_reference_agrees_with_torch(kind, P, bidirectional, bias, T, B, I, H):
+def test_reference_agrees_with_torch(kind, P, bidirectional, bias, T, B, I, H, device):
     extra = {"proj_size": P} if P else {}
-    _, module, _ = make(kind, I, H, bidirectional=bidirectional, bias=bias, **extra)
-    x, hx = random(T, B, I).requires_grad_(), leaves(kind, P, 1 + bidirectional, B, H)
+    _, module, _ = make(kind, I, H, bidirectional=bidirectional, bias=bias, device=device, **extra)
+    x, hx = random(T, B, I, device=device).requires_grad_(), leaves(kind, P, 1 + bidirectional, B, H, device=device)
     assert_same(run(module, kind, x, hx), flat(module(x, hx)), sources(module, x, hx))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind, P", CASES)
-def test_reference_agrees_with_torch_on_packed_rows(kind, P, bidirectional):
+def test_reference_agrees_with_torch_on_packed_rows(kind, P, bidirectional, device):
     extra = {"proj_size": P} if P else {}
-    _, module, _ = make(kind, 4, 7, bidirectional=bidirectional, **extra)
-    packed = pack_padded_sequence(random(5, 3, 4), torch.tensor([5, 3, 1]))
-    x, hx = packed.data.requires_grad_(), leaves(kind, P, 1 + bidirectional, 3, 7)
+    _, module, _ = make(kind, 4, 7, bidirectional=bidirectional, device=device, **extra)
+    packed = pack_padded_sequence(random(5, 3, 4, device=device), torch.tensor([5, 3, 1]))
+    x, hx = packed.data.requires_grad_(), leaves(kind, P, 1 + bidirectional, 3, 7, device=device)
     y, *last = flat(module(packed._replace(data=x), hx))
     mine = run(module, kind, x, hx, batch_sizes=packed.batch_sizes)
     assert_same(mine, (y.data, *last), sources(module, x, hx))
 
 
 @pytest.mark.parametrize("kind, P", CASES)
-def test_reference_starts_from_zeros_without_states(kind, P):
+def test_reference_starts_from_zeros_without_states(kind, P, device):
     extra = {"proj_size": P} if P else {}
-    _, module, _ = make(kind, 4, 7, bidirectional=True, **extra)
-    x = random(5, 3, 4).requires_grad_()
+    _, module, _ = make(kind, 4, 7, bidirectional=True, device=device, **extra)
+    x = random(5, 3, 4, device=device).requires_grad_()
     assert_same(run(module, kind, x, (None, None) if kind == "lstm" else None), flat(module(x)), [x])
 
 
-def test_reference_returns_the_cell_state_of_every_step():
-    _, module, _ = make("lstm", 4, 7)
-    x = random(5, 3, 4)
+def test_reference_returns_the_cell_state_of_every_step(device):
+    _, module, _ = make("lstm", 4, 7, device=device)
+    x = random(5, 3, 4, device=device)
     c = run(module, "lstm", x, (None, None), cell_states=True)[3]
     for t in range(5):
         c_t = module(x[: t + 1])[1][1][0]
@@ -94,10 +94,10 @@ def test_reference_returns_the_cell_state_of_every_step():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_reference_sums_in_float32_for_low_precision(kind):
-    _, module, _ = make(kind, 4, 7)
+def test_reference_sums_in_float32_for_low_precision(kind, device):
+    _, module, _ = make(kind, 4, 7, device=device)
     module = module.to(torch.bfloat16)
-    x, none = random(5, 3, 4, dtype=torch.bfloat16), (None, None) if kind == "lstm" else None
+    x, none = random(5, 3, 4, dtype=torch.bfloat16, device=device), (None, None) if kind == "lstm" else None
     y = run(module, kind, x, none)[0]
     y_float = run(module.float(), kind, x.float(), none)[0]
     assert y.dtype == torch.bfloat16

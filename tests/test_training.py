@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import LAYERS, flat
+from helpers import LAYERS, flat, without_cudnn
 
 import fusedrnn
 
@@ -68,7 +68,8 @@ def losses(model, chunks):
 def test_training_stays_together(kind, dtype, bound, chunks, device):
     torchs, ours = pair(kind, dtype, device)
     data = series(dtype, device).chunk(chunks, 1)
-    theirs, mine = losses(torchs, data), losses(ours, data)
+    with without_cudnn():  # which draws another dropout
+        theirs, mine = losses(torchs, data), losses(ours, data)
     assert theirs[-1] < 0.5 * theirs[0]  # it learns
     assert ((mine - theirs).abs() / theirs).max() < bound
     for m, t in zip(ours.parameters(), torchs.parameters()):

@@ -24,20 +24,20 @@ def graphs():
 
 
 OPTIONS = {
-    "plain": lambda T, B: {},
-    "lengths": lambda T, B: {"lengths": torch.arange(B) % T + 1},
-    "reset": lambda T, B: {"reset": torch.rand(T, B) < 0.3},
+    "plain": lambda T, B, device: {},
+    "lengths": lambda T, B, device: {"lengths": torch.arange(B, device=device) % T + 1},
+    "reset": lambda T, B, device: {"reset": random(T, B, device=device) > 0.5},
 }
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_one_whole_graph_serves_every_size(kind, option, graphs):
-    layer = make(kind, 4, 8, dtype=torch.float32, num_layers=2, bidirectional=True)[0]
+def test_one_whole_graph_serves_every_size(kind, option, graphs, device):
+    layer = make(kind, 4, 8, dtype=torch.float32, device=device, num_layers=2, bidirectional=True)[0]
     compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
     seen = set()
     for T, B in SIZES:
-        x, given = random(T, B, 4, dtype=torch.float32), OPTIONS[option](T, B)
+        x, given = random(T, B, 4, dtype=torch.float32, device=device), OPTIONS[option](T, B, device)
         expected = outcome(layer, x, **given)
         x.requires_grad_()
         layer.zero_grad()
@@ -53,10 +53,10 @@ def test_one_whole_graph_serves_every_size(kind, option, graphs):
 
 
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
-def test_cells_compile_to_one_graph(name, graphs):
-    cell = getattr(fusedrnn, name)(4, 8)
+def test_cells_compile_to_one_graph(name, graphs, device):
+    cell = getattr(fusedrnn, name)(4, 8).to(device)
     compiled = torch.compile(cell, backend=graphs, fullgraph=True)
-    x = torch.randn(3, 4)
+    x = random(3, 4, dtype=torch.float32, device=device)
     torch.testing.assert_close(compiled(x), cell(x))
     assert graphs.frame_count == 1
 
@@ -73,19 +73,20 @@ def test_importing_us_does_not_import_dynamo():
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_an_exported_program_takes_other_sizes(kind):
-    layer = make(kind, 4, 8, dtype=torch.float32)[0]
+def test_an_exported_program_takes_other_sizes(kind, device):
+    layer = make(kind, 4, 8, dtype=torch.float32, device=device)[0]
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-    program = torch.export.export(layer, (torch.randn(5, 3, 4),), dynamic_shapes=(dynamic,)).module()
+    x = random(5, 3, 4, dtype=torch.float32, device=device)
+    program = torch.export.export(layer, (x,), dynamic_shapes=(dynamic,)).module()
     for T, B in SIZES:
-        x = torch.randn(T, B, 4)
+        x = random(T, B, 4, dtype=torch.float32, device=device)
         torch.testing.assert_close(program(x), layer(x))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_forward_mode_derivatives_are_finite_differences(kind):
-    layer = make(kind, 4, 8)[0]
-    x, direction = random(5, 3, 4), random(5, 3, 4)
+def test_forward_mode_derivatives_are_finite_differences(kind, device):
+    layer = make(kind, 4, 8, device=device)[0]
+    x, direction = random(5, 3, 4, device=device), random(5, 3, 4, device=device)
     with forward_ad.dual_level():
         tangent = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, direction))[0]).tangent
     step = 1e-6
@@ -96,18 +97,18 @@ def test_forward_mode_derivatives_are_finite_differences(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_vmap_is_a_loop(kind):
-    layer = make(kind, 4, 8)[0]
-    x = random(6, 5, 3, 4)
+def test_vmap_is_a_loop(kind, device):
+    layer = make(kind, 4, 8, device=device)[0]
+    x = random(6, 5, 3, 4, device=device)
     with torch.no_grad():
         mapped = vmap(lambda x: layer(x)[0], in_dims=1)(x.transpose(0, 1))
         torch.testing.assert_close(mapped, torch.stack([layer(sample)[0] for sample in x]))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_per_sample_gradients_are_those_of_a_loop(kind):
-    layer = make(kind, 4, 8, bidirectional=True)[0]
-    weights, samples = dict(layer.named_parameters()), random(6, 5, 1, 4)
+def test_per_sample_gradients_are_those_of_a_loop(kind, device):
+    layer = make(kind, 4, 8, bidirectional=True, device=device)[0]
+    weights, samples = dict(layer.named_parameters()), random(6, 5, 1, 4, device=device)
 
     def loss(weights, x):
         return functional_call(layer, weights, (x,))[0].square().sum()
@@ -120,18 +121,18 @@ def test_per_sample_gradients_are_those_of_a_loop(kind):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_an_ensemble_of_stacked_weights_is_a_loop(kind):
-    models = [make(kind, 4, 8)[0] for _ in range(3)]
+def test_an_ensemble_of_stacked_weights_is_a_loop(kind, device):
+    models = [make(kind, 4, 8, device=device)[0] for _ in range(3)]
     weights, _ = stack_module_state(models)
-    x = random(5, 2, 4)
+    x = random(5, 2, 4, device=device)
     together = vmap(lambda w: functional_call(models[0], w, (x,))[0])(weights)
     torch.testing.assert_close(together, torch.stack([model(x)[0] for model in models]))
 
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
-def test_hessians_are_those_of_autograd(kind):
-    layer = make(kind, 2, 3)[0]
-    x = random(3, 1, 2)
+def test_hessians_are_those_of_autograd(kind, device):
+    layer = make(kind, 2, 3, device=device)[0]
+    x = random(3, 1, 2, device=device)
 
     def loss(x):
         return layer(x)[0].square().sum()
@@ -141,8 +142,8 @@ def test_hessians_are_those_of_autograd(kind):
     torch.testing.assert_close(jacrev(grad(loss))(x), expected)
 
 
-def test_batched_gradients_are_refused_rather_than_wrong():
-    x = torch.randn(5, 3, 4, requires_grad=True)
-    y = fusedrnn.GRU(4, 8)(x)[0]
+def test_batched_gradients_are_refused_rather_than_wrong(device):
+    x = random(5, 3, 4, device=device).requires_grad_()
+    y = make("gru", 4, 8, device=device)[0](x)[0]
     with pytest.raises(RuntimeError, match="Batching rule not implemented for fusedrnn::layer_backward"):
-        torch.autograd.grad(y, x, torch.randn(2, *y.shape), is_grads_batched=True)
+        torch.autograd.grad(y, x, random(2, *y.shape, device=device), is_grads_batched=True)

@@ -6,7 +6,8 @@
 namespace fusedrnn::cuda {
 namespace {
 
-constexpr int kAhead = 2;  // units a thread whose gx is fetched ahead
+template <class S>
+constexpr int kAhead = sizeof(S) == 4 ? 1 : 2;  // units a thread whose gx is fetched ahead: as registers allow
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kBlockThreads, 1)
@@ -73,21 +74,21 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       write_c<Cell>(f, d, s, unit.b, unit.j, alive, state);
     };
 
-    float ahead[kAhead][G];
+    float ahead[kAhead<S>][G];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), ahead[i]);
+    for (int i = 0; i < kAhead<S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), ahead[i]);
     if (s > 0) h.receive(s);
     for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
       weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
                        partial);
       __syncthreads();
 #pragma unroll
-      for (int i = 0; i < kAhead; ++i) {
+      for (int i = 0; i < kAhead<S>; ++i) {
         const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
         if (chunk > 0) fetch(unit, ahead[i]);
         finish(unit, ahead[i]);
       }
-      for (int i = kAhead; i < per_thread; ++i) {
+      for (int i = kAhead<S>; i < per_thread; ++i) {
         const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
         float x[G];
         fetch(unit, x);

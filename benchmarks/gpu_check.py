@@ -1,0 +1,278 @@
+"""Everything to know about this version on this GPU, in one command: `python -m benchmarks.gpu_check`.
+
+Four parts, each in processes of its own and within its share of the time: the extension is built for this GPU; the
+tests run on it; compute-sanitizer watches every kernel at small sizes; and the layers race torch.nn's (cuDNN). One
+JSON file gathers all, written anew after each part, so that a run cut short loses little. Exits with 0, with 1 where a
+part failed, and with 2 where there is no GPU. It needs torch and the CUDA toolkit alone; rich prints nicer tables.
+"""
+
+import argparse
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from . import gpu_report, outcomes, timing
+from .timing import ROOT
+
+SECONDS = {"build": 180, "tests": 240, "sanitizer": 60, "benchmark": 90}  # shares of the time
+TOOLS = ("memcheck", "racecheck", "synccheck")
+STALLED = 75  # seconds without a test that begins or ends: one hangs
+MOST_RUNS = 8  # of pytest, which starts again after each test that hangs or takes the process with it
+
+
+# --- processes -----------------------------------------------------------------------------------------------------
+
+
+def run(command, seconds, alive=lambda: True, **environment):
+    """Run a command in the root folder and return (exit status, output); None for the status if it was killed.
+
+    It is killed, with all that it started, after `seconds` or as soon as `alive` says no.
+    """
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        given = {"cwd": ROOT, "env": {**os.environ, **environment}, "start_new_session": True}
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **given)
+        try:
+            while process.poll() is None and time.monotonic() < end and alive():
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(min(1, max(0, end - time.monotonic())))
+            status = process.poll()
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        output.seek(0)
+        return status, output.read()
+
+
+def ended(status, seconds):
+    """How a process ended that should have returned 0, as what to add to a part's record."""
+    if status == 0:
+        return {"status": "passed"}
+    reason = f"not done after {seconds:.0f} s" if status is None else f"exit status {status}"
+    return {"status": "failed", "reason": reason}
+
+
+def tail(text, lines=30):
+    return text.splitlines()[-lines:]
+
+
+def this_module(*options):
+    return [sys.executable, "-m", "benchmarks.gpu_check", *map(str, options)]
+
+
+# --- the parts: each takes its seconds and returns its record ------------------------------------------------------
+
+
+def architecture(major, minor):
+    """The architecture to compile for; that of Hopper and Blackwell with the features of that chip alone."""
+    return f"{major}.{minor}" + "a" * ((major, minor) in {(9, 0), (10, 0)})
+
+
+def build(seconds):
+    arch = architecture(*torch.cuda.get_device_capability())
+    settings = {"FUSEDRNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch, "MAX_JOBS": str(os.cpu_count())}
+    status, output = run([sys.executable, "setup.py", "build_ext", "--inplace"], seconds, **settings)
+    record = {**ended(status, seconds), "settings": settings}
+    if status != 0:
+        return {**record, "output": tail(output)}
+    status, info = run([sys.executable, "-m", "fusedrnn", "info"], 60)
+    return {**record, **ended(status, 60), "info": tail(info)}
+
+
+def tests(seconds):
+    end = time.monotonic() + seconds
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "outcomes.jsonl"
+        written.touch()
+        command = [sys.executable, "-m", "pytest", "tests", "-p", "benchmarks.outcomes", "-m", "not cpu"]
+        settings = {outcomes.VARIABLE: str(written)}
+        if importlib.util.find_spec("xdist"):
+            workers = min(8, os.cpu_count())
+            command += ["-n", str(workers)]
+            settings["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // workers))
+        found = {}
+        for runs in range(1, MOST_RUNS + 1):
+            known = len(found)
+            os.utime(written)  # from now on, a file that stays untouched for long means that a test hangs
+            stirs = lambda: time.time() - written.stat().st_mtime < STALLED
+            status, output = run(command, end - time.monotonic(), stirs, **settings)
+            found = outcomes.read(written)
+            complete = status in (0, 1, 5)  # all passed, some failed, none left
+            if complete or time.monotonic() > end or len(found) == known:  # the last: this run got nowhere
+                break
+        return judged(found, complete, runs, tail(output))
+
+
+def judged(found, complete, runs, output):
+    """The record of the tests, from their outcomes by name."""
+    by_outcome = {outcome: [] for outcome in ("passed", "failed", "skipped", "begun")}
+    for name, test in found.items():
+        by_outcome[test["outcome"]].append(name)
+    counts = {outcome: len(names) for outcome, names in by_outcome.items() if outcome != "begun"}
+    unfinished = by_outcome["begun"]  # they hung, crashed, or the time was up
+    slowest = sorted(found, key=lambda name: -found[name].get("seconds", 0))[:10]
+    record = {
+        "status": "passed" if complete and counts["passed"] and not counts["failed"] and not unfinished else "failed",
+        "complete": complete,
+        "runs": runs,
+        "counts": counts,
+        "failures": [{"test": name, "message": found[name]["message"]} for name in by_outcome["failed"]],
+        "unfinished": unfinished,
+        "slowest": {name: found[name].get("seconds", 0) for name in slowest},
+    }
+    return record if record["status"] == "passed" else {**record, "output": output}
+
+
+def sanitizer(seconds):
+    """The tools side by side: most of their time goes by before the first kernel."""
+    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    if not program:
+        return {"status": "skipped", "reason": "compute-sanitizer is not on the PATH"}
+
+    def watch(tool):
+        options = ["--tool", tool, "--error-exitcode", "9", "--print-limit", "20", "--kernel-regex", "kns=fusedrnn"]
+        # without torch's cache each tensor is an allocation of its own, with bounds to be watched
+        uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+        status, output = run([program, *options, *this_module("--sanitize-target")], seconds, **uncached)
+        findings = [line for line in output.splitlines() if line.startswith("=========")]
+        record = {**ended(status, seconds), "findings": findings[:40]}
+        return tool, record if status == 0 else {**record, "output": tail(output)}
+
+    with ThreadPoolExecutor(len(TOOLS)) as pool:
+        tools = dict(pool.map(watch, TOOLS))
+    failed = [f"{tool}: {record['reason']}" for tool, record in tools.items() if record["status"] == "failed"]
+    verdict = {"status": "failed", "reason": "; ".join(failed)} if failed else {"status": "passed"}
+    return {**verdict, "tools": tools}
+
+
+def benchmark(seconds):
+    with tempfile.TemporaryDirectory() as folder:
+        written = Path(folder) / "rows.jsonl"
+        status, output = run(this_module("--race-to", written, "--budget", 0.9 * seconds), seconds)
+        rows = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
+    record = {**ended(status, seconds), "rows": rows, "clocks": clocks()}
+    wrong = [row["case"] for row in rows for result in row["contenders"].values() if not result["right"]]
+    wrong += [f"{row['case']}: {row['refused']['auto']}" for row in rows if "auto" in row["refused"]]
+    if status == 0 and (wrong or not rows):
+        record |= {"status": "failed", "reason": f"wrong or refused: {'; '.join(wrong) or 'every row'}"}
+    return record if status == 0 else {**record, "output": tail(output)}
+
+
+# --- what is said and written --------------------------------------------------------------------------------------
+
+
+def query(*fields):
+    """What nvidia-smi says of the first GPU, by field; nothing where it says nothing."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        if done.returncode == 0:
+            return dict(zip(fields, map(str.strip, done.stdout.splitlines()[0].split(","))))
+    return {}
+
+
+def clocks():
+    return query("clocks.sm", "clocks.mem", "clocks.max.sm", "temperature.gpu", "power.draw")
+
+
+def environment():
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": timing.commit(),
+        "device": properties.name,
+        "compute capability": f"{properties.major}.{properties.minor}",
+        "multiprocessors": properties.multi_processor_count,
+        "memory": properties.total_memory,
+        **query("driver_version"),
+        "clocks": clocks(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+    }
+
+
+def check(names, budget, output, parts, facts):
+    """Run the parts one after the other, whatever becomes of each, writing the result after every one."""
+    result = {"environment": facts, "complete": False, "parts": {}}
+    end = time.monotonic() + budget
+    for i, name in enumerate(names):
+        start = time.monotonic()
+        seconds = max(1, (end - start) * SECONDS[name] / sum(SECONDS[later] for later in names[i:]))
+        print(f"{name}: at most {seconds:.0f} s", flush=True)
+        try:
+            record = parts[name](seconds)
+        except Exception as error:  # a broken part must not keep the others from running
+            record = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
+        result["parts"][name] = {"seconds": round(time.monotonic() - start, 1), **record}
+        result["complete"] = name == names[-1]
+        save(result, output)
+    return result
+
+
+def save(result, output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    beside = output.with_suffix(".part")
+    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    beside.replace(output)
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_check", description=__doc__.splitlines()[0])
+    some = lambda text: [name for name in PARTS if name in check_names(text.split(","))]
+    parser.add_argument("--parts", type=some, default=list(PARTS), metavar=",".join(PARTS), help="those that run")
+    parser.add_argument("--budget", type=float, default=sum(SECONDS.values()), metavar="SECONDS", help="%(default)s")
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help="benchmarks/results/gpu-check-NAME.json")
+    parser.add_argument("--sanitize-target", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--race-to", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def check_names(names):
+    unknown = set(names) - PARTS.keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"parts are {', '.join(PARTS)}; got {', '.join(sorted(unknown))}")
+    return names
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if not torch.cuda.is_available():
+        why = "is a CPU build" if torch.version.cuda is None else "finds no GPU, or no driver that suits it"
+        print(f"no CUDA device: torch {torch.__version__} {why}")
+        return 2
+    if options.sanitize_target or options.race_to:
+        from . import gpu_targets  # only here: it imports fusedrnn, which the first part builds
+
+        gpu_targets.sanitize() if options.sanitize_target else gpu_targets.race(options.race_to, options.budget)
+        return 0
+    facts = environment()
+    slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
+    output = options.output or ROOT / "benchmarks" / "results" / f"gpu-check-{slug}.json"
+    result = check(options.parts, options.budget, output, PARTS, facts)
+    gpu_report.show(result)
+    print(f"written to {os.path.relpath(output)}")
+    return int(any(part["status"] == "failed" for part in result["parts"].values()))
+
+
+PARTS = {"build": build, "tests": tests, "sanitizer": sanitizer, "benchmark": benchmark}
+
+if __name__ == "__main__":
+    sys.exit(main())

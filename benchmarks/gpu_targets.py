@@ -1,0 +1,92 @@
+"""What gpu_check runs in processes of its own: every kernel for compute-sanitizer to watch, and the race."""
+
+import dataclasses
+import itertools
+import json
+import time
+
+import torch
+
+import fusedrnn
+
+from . import timing
+from .cases import LAYERS, PASSES, Case, contenders
+from .timing import OURS
+
+STRATEGIES = ("auto", "stepwise", "persistent")
+SHAPES = [(128, 1, 128), (256, 16, 256), (256, 16, 512), (100, 16, 768), (128, 64, 512), (128, 128, 1024)]  # T, B, H
+# name → dtype, TF32 allowed, relative spacing of its numbers
+PRECISIONS = {
+    "float16": ("float16", False, 2**-10),
+    "bfloat16": ("bfloat16", False, 2**-7),
+    "float32": ("float32", False, 2**-23),
+    "tf32": ("float32", True, 2**-10),
+}
+
+
+def sanitize(device="cuda"):
+    """Every cell forward and backward in every strategy, small and ragged, at friendly and at odd sizes."""
+    layers = [("LSTM", {}), ("LSTM", {"proj_size": 5}), ("GRU", {}), ("RNN", {}), ("RNN", {"nonlinearity": "relu"})]
+    dtypes = (torch.float32, torch.float16)
+    for strategy, (name, given), dtype, H in itertools.product(STRATEGIES[1:], layers, dtypes, (33, 64)):
+        layer = getattr(fusedrnn, name)(7, H, bidirectional=True, **given).to(device, dtype)
+        x = torch.randn(6, 5, 7, device=device, dtype=dtype, requires_grad=True)
+        try:
+            with fusedrnn.use_strategy(strategy):
+                layer(x, lengths=[6, 3, 0, 5, 1])[0].float().sum().backward()
+        except RuntimeError as refusal:
+            print(f"{strategy} {name} {given} {dtype} H={H}: {refusal}")
+        if device == "cuda":
+            torch.cuda.synchronize()  # raises where the error was no refusal but a kernel's
+
+
+def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rounds=None, clock=timing.cuda_clock):
+    """Measure row after row into a file of JSON lines until the time is up, in as many rounds as it allows."""
+    end = time.monotonic() + seconds
+    planned = left = len(shapes) * len(LAYERS) * len(precisions) * len(PASSES)
+    for (T, B, H), cell in itertools.product(shapes, LAYERS):
+        truth = contenders(Case(cell, B, T, H), "train")["exact"]()
+        for (name, (dtype, tf32, eps)), mode in itertools.product(precisions.items(), PASSES):
+            if time.monotonic() > end:
+                return
+            case, title = Case(cell, B, T, H, dtype=dtype), f"{cell} T={T} B={B} H={H} {name} {mode}"
+            print(title, flush=True)
+            share = max(0.02, 0.5 * (end - time.monotonic()) / left)  # the other half to set up and to verify
+            torch.backends.cuda.matmul.allow_tf32 = tf32
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+                rivals, refused = served(contenders(case, mode, device))
+                results = timing.measure(rivals, truth[: None if mode == "train" else 1], eps, share, rounds, clock)
+            record = row(title, T, results, refused) | {"pass": mode, "tf32": tf32, "rows": planned}
+            with open(path, "a") as file:
+                file.write(json.dumps({**dataclasses.asdict(case), **record}) + "\n")
+            left -= 1
+
+
+def served(passes):
+    """torch.nn's pass and ours in each strategy that can serve, and why the others cannot."""
+    rivals, refused = {"torch.nn": passes["torch.nn"]}, {}
+    for strategy in STRATEGIES:
+        rival = within(strategy, passes[OURS])
+        try:
+            rival()
+            rivals[f"{OURS} {strategy}"] = rival
+        except RuntimeError as error:
+            refused[strategy] = str(error).splitlines()[0]
+    return rivals, refused
+
+
+def within(strategy, run):
+    def chosen():
+        with fusedrnn.use_strategy(strategy):
+            return run()
+
+    return chosen
+
+
+def row(case, T, results, refused):
+    """One row of the race; the ratio is torch.nn's time over that of the strategy which fusedrnn picks by itself."""
+    for result in results.values():
+        if result["right"]:
+            result["per_step_us"] = 1e6 * result["median_s"] / T
+    pair = [results.get(name, {}).get("median_s") for name in ("torch.nn", f"{OURS} auto")]
+    return {"case": case, "contenders": results, "refused": refused, "ratio": pair[0] / pair[1] if all(pair) else None}
