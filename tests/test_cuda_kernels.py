@@ -9,7 +9,7 @@ from alone import Alone
 from helpers import DTYPES, LAYERS, doubled, make, outcome, random, states
 from ragged import LENGTHS, OPTIONS, B, I, T, given_on
 from simt.extension import host_executor, host_executor_off
-from tolerances import assert_all_close
+from tolerances import assert_all_close, assert_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fusedrnn
@@ -25,8 +25,8 @@ CUTS = {
     "the grid": ("persistent", "A100", 150, "grid"),
 }
 CASES = [
-    pytest.param(where, cut, dtype, id=f"{where}-{cut}-{str(dtype).removeprefix('torch.')}")
-    for where in ["host", *(["cuda"] if torch.cuda.is_available() else [])]
+    pytest.param(where, cut, dtype, id=f"{where}-{cut}-{str(dtype).removeprefix('torch.')}", marks=mark)
+    for where, mark in [("host", pytest.mark.cpu), *([("cuda", pytest.mark.cuda)] if torch.cuda.is_available() else [])]
     for cut in CUTS
     for dtype in DTYPES
     if cut == "stepwise" or dtype != torch.float64
@@ -150,6 +150,16 @@ def test_every_edge_of_tiles_chunks_and_groups(kind, B, H, dtype):
     x = random(3, B, I, dtype=dtype)
     with host_executor(SMALL, "auto"):
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+@pytest.mark.parametrize("T, B", [(70_000, 1), (2, 70_000)], ids=["steps", "sequences"])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_more_than_65535_steps_or_sequences(kind, T, B):
+    ours, torchs, truth = make(kind, 1, 2, dtype=torch.float32)
+    x = random(T, B, 1, dtype=torch.float32)
+    with torch.no_grad(), host_executor("A100", "stepwise"):
+        (y, _), (theirs, _), (truth, _) = ours(x), torchs(x), truth(x.double())
+    assert_close(y, theirs, truth, "y")
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -177,7 +177,7 @@ def test_the_targets_run_on_the_cpu(tmp_path):
 def test_a_strategy_that_cannot_serve_is_recorded_with_its_reason(tmp_path, monkeypatch):
     def within(strategy, run):
         def refuses():
-            raise RuntimeError("persistent cannot serve: H = 7 is odd\nand more")
+            raise ValueError("persistent cannot serve: H = 7 is odd\nand more")
 
         return refuses if strategy == "persistent" else run
 

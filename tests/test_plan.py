@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.nn.utils.rnn import pack_padded_sequence
 
+import fusedrnn
 from fusedrnn import _ops, plan
 
 
@@ -67,3 +69,21 @@ def test_impossible_layers_are_refused(arguments, parts):
     assert all(part in str(error.value) for part in parts)
     with pytest.raises(ValueError, match="proj_size.*8.*got 9"):
         plan("lstm", 1, 1, 8, proj_size=9)
+
+
+@pytest.mark.parametrize("form", ["time first", "batch first", "one sequence", "packed"])
+def test_a_module_plans_each_of_its_layers_for_an_input(form):
+    layer = fusedrnn.LSTM(3, 20, num_layers=2, bidirectional=True, proj_size=5, batch_first=form == "batch first")
+    x = {
+        "time first": torch.empty(7, 4, 3),
+        "batch first": torch.empty(4, 7, 3),
+        "one sequence": torch.empty(7, 3),
+        "packed": pack_padded_sequence(torch.empty(7, 4, 3), [7, 7, 3, 1]),
+    }[form]
+    B = 1 if form == "one sequence" else 4
+    assert layer.plan(x) == 2 * [plan("lstm", 7, B, 20, proj_size=5, bidirectional=True)]
+
+
+def test_a_module_plans_in_the_dtype_that_it_runs_in():
+    layer, x = fusedrnn.GRU(3, 20).double(), torch.empty(7, 4, 3, dtype=torch.float64)
+    assert layer.plan(x) == [plan("gru", 7, 4, 20, dtype=torch.float64)]

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from .. import functional
 from ..functional import Weights
+from ..plan import CudaPlan, Plan, plan
 
 
 def weight_of(module: torch.nn.Module, name: str) -> Tensor | None:
@@ -50,6 +51,28 @@ class Recurrent:
             raise RuntimeError(
                 f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.size(-1)}"
             )
+
+    def plan(self, input: Tensor | PackedSequence) -> list[Plan | CudaPlan]:
+        """Return how each layer would run this input, where it is and as autocast and `use_strategy` have it now.
+
+        input: as `forward` takes it; its values do not matter
+
+        A PackedSequence is planned for as if all its sequences were as long as the longest.
+        """
+        packed = isinstance(input, PackedSequence)
+        x = input.data if packed else input
+        if packed:
+            T, B = len(input.batch_sizes), int(input.batch_sizes[0]) if len(input.batch_sizes) else 0
+        elif x.dim() == 2:
+            T, B = x.size(0), 1
+        else:
+            T, B = (x.size(1), x.size(0)) if self.batch_first else (x.size(0), x.size(1))
+        dtype = torch.get_autocast_dtype(x.device.type) if functional.autocasts(x) else x.dtype
+        made = plan(
+            self.mode.lower(), T, B, self.hidden_size, proj_size=self.proj_size, bidirectional=self.bidirectional,
+            dtype=dtype, device="cpu" if x.device.type == "cpu" else x.device,
+        )  # fmt: skip
+        return [made] * self.num_layers
 
     def _weights(self) -> list[Weights]:
         weights = []

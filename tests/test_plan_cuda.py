@@ -1,0 +1,130 @@
+"""The CUDA plan: what it decides for known devices, none of which has to be here."""
+
+import itertools
+
+import pytest
+import torch
+
+import fusedrnn
+from fusedrnn import _ops, plan
+from fusedrnn.plan import KNOWN_DEVICES
+
+FIGURES = _ops._C.cuda_devices()  # name → capability, multiprocessors, shared bytes a block, largest cluster
+CELLS = list(_ops.CELLS)
+HALF = torch.float16
+
+
+def test_the_table_of_devices():
+    assert FIGURES["A100"] == (80, 108, 166912, 0)
+    assert FIGURES["H100"] == FIGURES["H200"] == (90, 132, 232448, 8)
+    assert FIGURES["B200"][:1] == (100,) and FIGURES["RTX 5090"][0] == 120
+    assert {FIGURES[name][0] for name in ("L4", "RTX 4090")} == {89}
+    assert all(shared <= 227 * 1024 and capability >= 80 for capability, _, shared, _ in FIGURES.values())
+
+
+@pytest.mark.parametrize(
+    "device, H, scope, slices",
+    [
+        # w_hh of 128 units fits one multiprocessor; from there on it is spread as far as it must be
+        *[(device, H, "block", 1) for device in KNOWN_DEVICES for H in (1, 16, 64, 128)],
+        ("H100", 256, "cluster", 4),
+        ("H100", 512, "cluster", 8),
+        ("H100", 1024, "grid", 64),
+        ("B200", 256, "cluster", 4),
+        ("A100", 256, "grid", 4),
+        ("A100", 512, "grid", 16),
+        ("RTX 4090", 256, "grid", 4),
+        ("RTX 5090", 256, "cluster", 4),
+    ],
+)
+def test_float16_lstm_spreads_no_further_than_it_must(device, H, scope, slices):
+    p = plan("lstm", 100, 8, H, dtype=HALF, device=device).forward
+    assert (p.strategy, p.scope, p.slices) == ("persistent", scope, slices), p
+
+
+@pytest.mark.parametrize("device", KNOWN_DEVICES)
+@pytest.mark.parametrize("dtype", [torch.float32, HALF], ids=str)
+@pytest.mark.parametrize("H", [1, 20, 128, 150, 512, 1000, 2048])
+def test_every_plan_covers_the_problem_and_fits_the_device(H, dtype, device):
+    _, multiprocessors, shared, cluster = FIGURES[device]
+    for cell, B, bidirectional in itertools.product(CELLS, [1, 7, 8, 33, 200, 5000], [False, True]):
+        made = plan(cell, 50, B, H, dtype=dtype, bidirectional=bidirectional, device=device)
+        for p in (made.forward, made.backward):
+            if p.strategy == "stepwise":
+                assert p.reason.startswith("not persistent: ") and p.shared_bytes is None
+                continue
+            assert p.units * p.slices >= H > p.units * (p.slices - 1)
+            assert p.batch * p.groups >= B > p.batch * (p.groups - 1) and p.batch % 8 == 0
+            assert p.blocks == p.slices * p.groups * (1 + bidirectional)
+            assert p.shared_bytes <= shared and p.threads == 256
+            assert 0 < p.tiles_in_registers <= p.tiles
+            assert p.slices == 1 if p.scope == "block" else p.slices > 1
+            assert p.scope != "cluster" or p.slices <= cluster
+            # blocks that wait for each other through memory must all be there at once
+            assert p.scope != "grid" or p.blocks <= multiprocessors
+
+
+def test_groups_share_the_multiprocessors_that_slices_leave():
+    p = plan("lstm", 50, 64, 1024, dtype=HALF, device="H100").forward
+    assert (p.slices, p.groups, p.batch) == (64, 2, 32)
+
+
+@pytest.mark.parametrize(
+    "given, part",
+    [
+        ({"dtype": torch.float64}, "float64"),
+        ({"proj_size": 3, "dtype": HALF}, "projection"),
+        ({"T": 1, "dtype": HALF}, "T = 1"),
+        ({"H": 4096, "dtype": HALF}, "multiprocessors"),
+        ({"H": 2048, "dtype": torch.float32}, "bytes of shared memory a block, H100 has 232448"),
+        ({"H": 1024, "B": 1000, "dtype": HALF}, "sequences a group exceed 64"),
+    ],
+)
+def test_what_is_not_persistent_says_why(given, part):
+    p = plan("lstm", **{"T": 50, "B": 8, "H": 64, "device": "H100", **given})
+    assert p.forward.strategy == "stepwise" and part in p.forward.reason
+    assert part in str(p) and "stepwise" in str(p)
+
+
+def test_an_older_device_runs_stepwise():
+    made = _ops._C.cuda_plan("lstm", 50, 8, 64, 0, 1, "float16", "auto", "V100", 70, 80, 98304, 0)
+    assert made["forward"]["strategy"] == "stepwise" and "V100 has capability 70, 80 is needed" in made["forward"]["reason"]
+
+
+def test_a_strategy_is_asked_for_in_a_call_and_in_a_context():
+    sizes = {"T": 50, "B": 8, "H": 64, "dtype": HALF, "device": "H100"}
+    assert plan("gru", **sizes).forward.strategy == "persistent"
+    assert plan("gru", **sizes, strategy="stepwise").backward.strategy == "stepwise"
+    with fusedrnn.use_strategy("stepwise"):
+        assert plan("gru", **sizes).forward.strategy == "stepwise"
+        assert plan("gru", **sizes, strategy="auto").forward.strategy == "persistent"
+    assert plan("gru", **sizes).forward.strategy == "persistent"
+    with pytest.raises(ValueError, match="auto, stepwise or persistent; got 'quick'"), fusedrnn.use_strategy("quick"):
+        pass
+    with pytest.raises(ValueError, match="auto, stepwise or persistent; got 'quick'"):
+        plan("gru", **sizes, strategy="quick")
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("dtype, each", [(torch.float64, 8), (torch.float32, 4), (HALF, 2)], ids=str)
+def test_saved_bytes_are_those_that_are_kept(cell, dtype, each):
+    T, B, H = 7, 3, 10
+    kept = {"lstm": 4 * each + max(4, each), "gru": 4 * each}.get(cell, 0)  # gates, and c in the arithmetic's type
+    assert plan(cell, T, B, H, dtype=dtype, device="A100").saved_bytes == T * B * H * kept
+
+
+def test_unknown_devices_are_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="A100.*RTX 5090.*got 'H900'"):
+        plan("lstm", 5, 5, 5, device="H900")
+    with pytest.raises(ValueError, match="got 'meta'"):
+        plan("lstm", 5, 5, 5, device="meta")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device here.*A100"):
+            plan("lstm", 5, 5, 5, device="cuda")
+
+
+def test_a_printed_plan_names_what_runs():
+    p = plan("lstm", 100, 16, 512, dtype=HALF, device="H100")
+    text = str(p)
+    for part in ("H100", "forward: persistent", "backward: persistent", f"{p.forward.shared_bytes:,}", "a cluster", f"{p.saved_bytes:,}"):
+        assert part in text
