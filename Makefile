@@ -1,4 +1,4 @@
-# make demo, make test: each sets up .venv by itself. PYTHON chooses the interpreter, TORCH the torch to install
+# make demo, make test, make test-all: each sets up .venv by itself. PYTHON chooses the interpreter, TORCH the torch to install
 # where the environment has none (TORCH= installs no torch: bring your own).
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusedrnn-ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.* csrc/*/*/*.*)
 
-.PHONY: demo test benchmark gpu-check info clean
+.PHONY: demo test test-all benchmark gpu-check info clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -15,6 +15,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest tests
+
+# also nvcc for every architecture, where it is there, and the CUDA kernels under AddressSanitizer
+test-all: $(STAMP)
+	$(BIN)/python -m pytest tests -m "slow or not slow"
 
 benchmark: $(STAMP)
 	$(BIN)/python -m benchmarks.compare

@@ -44,6 +44,13 @@ def find_nvcc(cuda_home):
     return found or shutil.which("nvcc")
 
 
+def cuda_architectures(torch):
+    """What torch's build machinery will compile for, in words: TORCH_CUDA_ARCH_LIST, or the GPUs that are here."""
+    there = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}
+    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
+    return ",".join(asked or sorted(there)) or "default"
+
+
 def extension():
     try:
         import torch
@@ -70,6 +77,7 @@ def extension():
     ]
     if with_cuda:
         macros.append(("FUSEDRNN_WITH_CUDA", None))
+        macros.append(("FUSEDRNN_CUDA_ARCHITECTURES", cuda_architectures(torch)))
     # -fno-trapping-math lets the compiler turn the clamps of core/math.h into vector selects; it changes no result.
     cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]

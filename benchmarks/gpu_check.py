@@ -99,7 +99,7 @@ def tests(seconds):
     with tempfile.TemporaryDirectory() as folder:
         written = Path(folder) / "outcomes.jsonl"
         written.touch()
-        command = [sys.executable, "-m", "pytest", "tests", "-p", "benchmarks.outcomes", "-m", "not cpu"]
+        command = [sys.executable, "-m", "pytest", "tests", "-p", "benchmarks.outcomes", "-m", "not cpu and not slow"]
         settings = {outcomes.VARIABLE: str(written)}
         if importlib.util.find_spec("xdist"):
             workers = min(8, os.cpu_count())

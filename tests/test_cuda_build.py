@@ -17,11 +17,14 @@ from fusedrnn import _ops
 ROOT = Path(__file__).parents[1]
 KERNELS = sorted((ROOT / "csrc" / "cuda").glob("*.cu"))
 ARCHITECTURES = ["80", "86", "89", "90a", "100a", "120"]
-ALWAYS = ["80", "90a"]  # the others take as long again: FUSEDRNN_ALL_ARCHITECTURES=1, or make cuda-check
+ALWAYS = ["80", "90a"]  # the others take as long again: FUSEDRNN_ALL_ARCHITECTURES=1
 REGISTERS = 64 * 1024  # of a multiprocessor
 NVCC = shutil.which("nvcc")
 
-pytestmark = pytest.mark.skipif(NVCC is None, reason="needs nvcc, which is not on the PATH")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(NVCC is None, reason="needs nvcc, which is not on the PATH"),
+]
 
 
 def sources():

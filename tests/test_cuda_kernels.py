@@ -2,11 +2,15 @@
 
 import contextlib
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from alone import Alone
-from helpers import DTYPES, LAYERS, doubled, make, outcome, random, states
+from helpers import CELLS, DTYPES, LAYERS, doubled, make, outcome, random, states
 from ragged import LENGTHS, OPTIONS, B, I, T, given_on
 from simt.extension import host_executor, host_executor_off
 from tolerances import assert_all_close, assert_close
@@ -137,6 +141,35 @@ def test_projections(option, where, cut, dtype):
         assert_near_our_own_in_float64(run, "lstm", dtype, device, hidden_size=20, proj_size=6, bidirectional=True)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("given", ["hx", "zeros"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_cells(kind, given, dtype):
+    ours, torchs, truth = make(kind, 5, 9, table=CELLS, dtype=dtype)
+    x, hx = random(4, 5, dtype=dtype), states(kind, 4, 9, dtype=dtype) if given == "hx" else None
+    with host_executor():
+        mine = outcome(ours, x, hx)
+    assert_all_close(mine, outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+
+
+@pytest.mark.parametrize("T, B", [(0, 3), (5, 0), (1, 1)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_nothing_and_next_to_nothing(kind, T, B):
+    ours = make(kind, 5, 9, dtype=torch.float32, bidirectional=True)[0]
+    x, hx = random(T, B, 5, dtype=torch.float32), states(kind, 2, B, 9, dtype=torch.float32)
+    expected = outcome(ours, x, hx)
+    with host_executor():
+        mine = outcome(ours, x, hx)
+    for name in expected:
+        torch.testing.assert_close(mine[name], expected[name], msg=name)
+
+
+def test_lengths_out_of_range_are_refused():
+    ours = fusedrnn.GRU(5, 9)
+    with host_executor(), pytest.raises(ValueError, match=r"0\.\.T = 0\.\.6; got 7 at 1"):
+        ours(torch.randn(6, 2, 5), lengths=[6, 7])
+
+
 # --- edges of the cut ------------------------------------------------------------------------------------------------
 
 EDGES = [(5, 1), (8, 16), (9, 17), (16, 33), (17, 48), (40, 64), (3, 129)]
@@ -224,3 +257,29 @@ def test_a_refused_strategy_raises_where_the_layer_is_called():
     ours = fusedrnn.LSTM(I, 20, proj_size=4)
     with host_executor("A100", "persistent"), pytest.raises(ValueError, match="projection.*stepwise"):
         ours(torch.randn(T, B, I))
+
+
+# --- under AddressSanitizer --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="preloads AddressSanitizer's library")
+def test_no_kernel_reads_or_writes_beyond_its_memory():
+    """All of the above once more, in a build whose every access AddressSanitizer watches."""
+    found = [
+        subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    if not os.path.isabs(found[0]):
+        pytest.skip("needs g++'s libasan.so")
+    environment = {
+        "LD_PRELOAD": " ".join(found),
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python's own
+        "FUSEDRNN_SIMT_SANITIZE": "1",
+    }
+    here = Path(__file__)
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", str(here), "-x", "-p", "no:cacheprovider", "-k", "not order and not 65535"],
+        cwd=here.parents[1], env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 0 and "passed" in run.stdout, run.stdout + run.stderr

@@ -404,10 +404,6 @@ def test_loads_and_stores_past_the_first_level(size, right, host, device):
     assert "load_l2: address not aligned" in host.through_l2(x.view(-1)[1:], torch.zeros_like(x), 32, size)
 
 
-def test_how_many_blocks_fit(host):
-    assert host.library.run_blocks_per_sm(64, ctypes.c_int64(100)) == 1
-
-
 @pytest.mark.parametrize("arch", ["80", "90a"])
 def test_nvcc_assembles_every_primitive(arch):
     command = [nvcc(), "-std=c++17", "-Werror=all-warnings", f"-arch=sm_{arch}", "-Xcompiler=-Wall,-Wextra", "-c"]

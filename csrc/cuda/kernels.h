@@ -12,6 +12,9 @@ using AnyForward = Forward<void, void>;
 using AnyBackward = Backward<void, void>;
 using Stream = void*;  // a cudaStream_t
 
+// For what capability, as 10·major + minor, the code was compiled that the present device runs.
+int compiled_capability();
+
 // --- stepwise: around the caller's products, step after step in processing order ---
 
 // Buffers of a call, of the tensors' type but where another is named.

@@ -250,13 +250,26 @@ __device__ __forceinline__ void store_l2(T* place, T value) {
 }
 
 // -- launching, on the host -------------------------------------------------------------------------
+inline const char* advice(cudaError_t error) {
+  switch (error) {
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorUnsupportedPtxVersion:
+      return ". The build has no code for this device: build fusedrnn again on a machine that has it, or with its "
+             "compute capability in TORCH_CUDA_ARCH_LIST (python -m fusedrnn info says what it was built for)";
+    case cudaErrorInsufficientDriver:
+      return ". The driver is older than the CUDA that fusedrnn was built with (python -m fusedrnn info): update it";
+    default: return "";
+  }
+}
+
 inline void check_launch(cudaError_t error, const char* name, const LaunchShape& s) {
   if (error == cudaSuccess) return;
   cudaGetLastError();  // so that the next call's answer is its own
   throw std::runtime_error(std::string("CUDA kernel ") + name + " (" + std::to_string(s.blocks) + " blocks of " +
                            std::to_string(s.threads) + " threads, " + std::to_string(s.shared_bytes) +
                            " bytes of shared memory, clusters of " + std::to_string(s.cluster) +
-                           (s.cooperative ? ", cooperative" : "") + "): " + cudaGetErrorString(error));
+                           (s.cooperative ? ", cooperative" : "") + "): " + cudaGetErrorString(error) + advice(error));
 }
 
 // More than 48 KiB of dynamic shared memory are had on demand alone.
@@ -304,16 +317,12 @@ void launch(const char* name, const LaunchShape& shape, Stream stream, void (*ke
       values);
 }
 
-// How many blocks of this shape fit on a multiprocessor together; 0: none.
+// For what capability, as 10·major + minor, the code of this kernel was compiled that the present device runs.
 template <class... P>
-int blocks_per_sm(void (*kernel)(P...), int threads, int64_t shared_bytes) {
-  int blocks = 0;
-  cudaError_t error = allow_shared(kernel, shared_bytes);
-  if (error == cudaSuccess)
-    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, reinterpret_cast<const void*>(kernel), threads,
-                                                          static_cast<size_t>(shared_bytes));
-  check_launch(error, "(how many blocks fit)", {0, threads, shared_bytes});
-  return blocks;
+int compiled_for(void (*kernel)(P...)) {
+  cudaFuncAttributes attributes{};
+  check_launch(cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(kernel)), "of any name", {});
+  return attributes.ptxVersion;
 }
 
 }  // namespace fusedrnn::cuda

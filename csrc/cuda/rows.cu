@@ -38,6 +38,8 @@ __global__ void previous_h_kernel(PreviousH p, int64_t count) {
 
 }  // namespace
 
+int compiled_capability() { return compiled_for(upload_kernel); }
+
 void upload(int64_t* device, const int64_t* host, int64_t count, Stream stream) {
   for (int64_t at = 0; at < count; at += kUploadCount) {
     UploadValues values{};

@@ -1,10 +1,12 @@
 #include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAFunctions.h>
+#include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
 
+#include <algorithm>
+#include <map>
 #include <mutex>
-#include <vector>
 
 #include "device.h"
 
@@ -20,20 +22,24 @@ CudaDevice ask(int index) {
   cudaDeviceProp properties{};
   C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Clusters of 8 are what every device from 9.0 on can hold; more depends on how its processors are grouped.
+  // Clusters of 8 are what every device from 9.0 on can hold; more depends on how its processors are grouped. Code
+  // compiled for less, and brought up to the device by the driver, has none.
+  const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(index));
+  const bool clusters = std::min(capability, cuda::compiled_capability()) >= 90;
   return {properties.name, capability, attribute(cudaDevAttrMultiProcessorCount),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), capability >= 90 ? 8 : 0};
+          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), clusters ? 8 : 0};
 }
 
 }  // namespace
 
 const CudaDevice& cuda_device_of(const at::Tensor& x) {
-  static std::vector<CudaDevice> devices;
-  static std::once_flag once;
-  std::call_once(once, [] {
-    for (int i = 0; i < c10::cuda::device_count(); ++i) devices.push_back(ask(i));
-  });
-  return devices.at(x.get_device());
+  static std::map<int, CudaDevice> devices;  // only those that are used: another may be one that nothing was built for
+  static std::mutex mutex;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const int index = x.get_device();
+  auto found = devices.find(index);
+  if (found == devices.end()) found = devices.emplace(index, ask(index)).first;
+  return found->second;
 }
 
 cuda::Stream current_stream(const at::Tensor& x) { return c10::cuda::getCurrentCUDAStream(x.get_device()).stream(); }

@@ -13,8 +13,8 @@
 #include "../cpu/kernels.h"
 #include "strategy.h"
 
-#define FUSEDRNN_STRING_OF(x) #x
-#define FUSEDRNN_STRING(x) FUSEDRNN_STRING_OF(x)
+#define FUSEDRNN_STRING_OF(...) #__VA_ARGS__
+#define FUSEDRNN_STRING(...) FUSEDRNN_STRING_OF(__VA_ARGS__)
 
 namespace py = pybind11;
 using namespace fusedrnn;
@@ -29,6 +29,9 @@ std::map<std::string, std::string> build_info() {
       {"compiler", "clang " __clang_version__},
 #elif defined(__GNUC__)
       {"compiler", "gcc " __VERSION__},
+#endif
+#if defined(FUSEDRNN_WITH_CUDA)
+      {"cuda architectures", FUSEDRNN_STRING(FUSEDRNN_CUDA_ARCHITECTURES)},
 #endif
       {"cpu kernels", cpu::kernels().unit.name},
   };

@@ -23,10 +23,14 @@ SOURCES = [
 
 @functools.cache
 def load():
-    """Return the extension, built if a source has changed (a minute on one core, the first time)."""
+    """Return the extension, built if a source has changed (a minute on one core, the first time).
+
+    FUSEDRNN_SIMT_SANITIZE=1 takes a build that AddressSanitizer watches; its library has to be preloaded.
+    """
     from torch.utils import cpp_extension
 
-    folder = ROOT / "build" / "simt"
+    watched = ["-fsanitize=address", "-fno-omit-frame-pointer"] if os.environ.get("FUSEDRNN_SIMT_SANITIZE") == "1" else []
+    folder = ROOT / "build" / ("simt-address" if watched else "simt")
     folder.mkdir(parents=True, exist_ok=True)
     path = os.environ["PATH"]  # ninja may be in the virtual environment alone
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
@@ -35,7 +39,8 @@ def load():
             "fusedrnn_simt",
             [str(ROOT / source) for source in SOURCES],
             extra_include_paths=[str(ROOT / "tests")],
-            extra_cflags=["-O2", "-std=c++20", "-DFUSEDRNN_SIMT", "-fno-trapping-math", "-fvisibility=hidden"],
+            extra_cflags=["-O2", "-std=c++20", "-DFUSEDRNN_SIMT", "-fno-trapping-math", "-fvisibility=hidden", *watched],
+            extra_ldflags=watched,
             build_directory=str(folder),
         )
     finally:

@@ -269,7 +269,6 @@ const char* run_through_l2(const void* from, void* to, int n, int bytes) {
   if (bytes == 8) return through(static_cast<const uint2*>(from), static_cast<uint2*>(to));
   return through(static_cast<const uint4*>(from), static_cast<uint4*>(to));
 }
-int run_blocks_per_sm(int n, int64_t shared_bytes) { return blocks_per_sm(reverse, n, shared_bytes); }
 }
 
 #if defined(FAULTS_MAIN)
