@@ -93,7 +93,10 @@ def _hidden(w_hh, cell):
 
 
 @torch.library.register_fake("fusedrnn::layer")
-def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states):
+def _(
+    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states,
+    recompute=False,
+):  # fmt: skip
     _check_devices(x, h_0, c_0, reset, w_ih, w_hh, b_ih, b_hh, w_hr)
     return _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, cell_states)
 

@@ -53,6 +53,7 @@ def rnn(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     reset_to: str = "zeros",
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked Elman layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
 
@@ -65,6 +66,7 @@ def rnn(
     lengths: (B,) integer — row b ends after lengths[b] steps, padding comes out as zeros
     reset: (T, B) bool, or (N,) when packed — where true, the state starts afresh before that step
     reset_to: "zeros" or "hx" — what it starts afresh from
+    recompute: whether to keep no gates for the backward but compute them again there, all steps at once
 
     Raises ValueError for an unknown nonlinearity or reset_to, for a number of weights or of states that does not
     make whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.
@@ -72,8 +74,9 @@ def rnn(
     """
     cell = _cell_of(nonlinearity)
     return run_layers(
-        cell, x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False
-    )[:2]
+        cell, x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False,
+        recompute,
+    )[:2]  # fmt: skip
 
 
 def gru(
@@ -88,6 +91,7 @@ def gru(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     reset_to: str = "zeros",
+    recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked GRU layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
 
@@ -95,8 +99,9 @@ def gru(
     Source: torch.nn.GRU's documentation.
     """
     return run_layers(
-        "gru", x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False
-    )[:2]
+        "gru", x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False,
+        recompute,
+    )[:2]  # fmt: skip
 
 
 def lstm(
@@ -112,6 +117,7 @@ def lstm(
     reset: Tensor | None = None,
     reset_to: str = "zeros",
     return_cell_states: bool = False,
+    recompute: bool = False,
 ):
     """Run stacked LSTM layers over a sequence and return y (T, B, D*P) and (h_n (L*D, B, P), c_n (L*D, B, H)).
 
@@ -136,6 +142,7 @@ def lstm(
         reset,
         reset_to,
         return_cell_states,
+        recompute,
     )
     return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))
 
@@ -163,8 +170,9 @@ def _cell_of(nonlinearity: str) -> str:
 
 
 def run_layers(
-    cell, x, weights, h_0, c_0, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, cell_states
-):
+    cell, x, weights, h_0, c_0, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, cell_states,
+    recompute,
+):  # fmt: skip
     """Run every layer and return y, h_n, c_n and the last layer's c, all of x's dtype."""
     if reset_to not in _RESET_TO_HX:
         raise ValueError(f"reset_to must be 'zeros' or 'hx'; got {reset_to!r}")
@@ -194,6 +202,7 @@ def run_layers(
             reverse,
             _RESET_TO_HX[reset_to],
             cell_states and last,
+            recompute,
         )
         h_ns.append(h_n)
         c_ns.append(c_n)

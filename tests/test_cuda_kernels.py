@@ -21,6 +21,8 @@ from fusedrnn.plan import plan
 
 # An A100 of few multiprocessors and little shared memory a block: small layers are cut as large ones are.
 SMALL = (80, 12, 40 * 1024, 0)
+# One of two multiprocessors: few groups of many sequences, a chunk at a time.
+NARROW = (80, 2, 160 * 1024, 0)
 # name → strategy, the device imagined, hidden units, and among whom h travels then
 CUTS = {
     "stepwise": ("stepwise", "A100", 20, None),
@@ -175,13 +177,14 @@ def test_lengths_out_of_range_are_refused():
 EDGES = [(5, 1), (8, 16), (9, 17), (16, 33), (17, 48), (40, 64), (3, 129)]
 
 
+@pytest.mark.parametrize("device", [SMALL, NARROW], ids=["small", "narrow"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("B, H", EDGES)
 @pytest.mark.parametrize("kind", LAYERS)
-def test_every_edge_of_tiles_chunks_and_groups(kind, B, H, dtype):
+def test_every_edge_of_tiles_chunks_and_groups(kind, B, H, dtype, device):
     ours, torchs, truth = make(kind, I, H, dtype=dtype, bidirectional=H < 100)
     x = random(3, B, I, dtype=dtype)
-    with host_executor(SMALL, "auto"):
+    with host_executor(device):
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 

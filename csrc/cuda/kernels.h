@@ -53,14 +53,15 @@ void persistent_backward(Dtype, const AnyBackward&, const PersistentPass&, const
 // Copies host values to the device as kernel arguments: no staging memory to keep alive, and safe in a graph.
 void upload(int64_t* device, const int64_t* host, int64_t count, Stream);
 
-// h before each step, (N, P) with ld P, of one direction; y and h_0 as in DirectionBackward.
-struct PreviousH {
+// The state before each step of one direction.
+struct BeforeEachStep {
   Rows rows;
   bool reverse, reset_to_hx;
-  int64_t projection, ld_y;
-  const void *y, *h_0;
-  void* out;
+  int64_t width, ld_states;
+  const void* states;  // (N, width) after each step
+  const void* first;   // (B, width), null: zeros
+  void* out;           // (N, width), ld = width; zeros where there is no step
 };
-void previous_h(Dtype, const PreviousH&, Stream);
+void before_each_step(Dtype, const BeforeEachStep&, Stream);
 
 }  // namespace fusedrnn::cuda

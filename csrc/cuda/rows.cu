@@ -17,22 +17,22 @@ __global__ void upload_kernel(int64_t* to, UploadValues from, int64_t count) {
 }
 
 template <class S>
-__global__ void previous_h_kernel(PreviousH p, int64_t count) {
-  const int64_t B = p.rows.batch, P = p.projection;
+__global__ void before_each_step_kernel(BeforeEachStep p, int64_t count) {
+  const int64_t B = p.rows.batch, W = p.width;
   for (int64_t i = first_index(); i < count; i += index_stride()) {
-    const Cursor at(i, B, P);  // its direction is the step
+    const Cursor at(i, B, W);  // its direction is the step
     const int64_t t = at.direction;
     if (!has_row(p.rows, t, at.b)) continue;
-    S h = convert<S>(0.0f);
+    S state = convert<S>(0.0f);
     if (p.rows.alive(t, at.b)) {
       const Previous previous = previous_of(p.rows, p.reverse, t, at.b);
       if (previous.source == Source::previous) {
-        h = static_cast<const S*>(p.y)[previous.row * p.ld_y + at.j];
-      } else if (p.h_0 && (previous.source == Source::first || p.reset_to_hx)) {
-        h = static_cast<const S*>(p.h_0)[at.b * P + at.j];
+        state = static_cast<const S*>(p.states)[previous.row * p.ld_states + at.j];
+      } else if (p.first && (previous.source == Source::first || p.reset_to_hx)) {
+        state = static_cast<const S*>(p.first)[at.b * W + at.j];
       }
     }
-    static_cast<S*>(p.out)[p.rows.row(t, at.b) * P + at.j] = h;
+    static_cast<S*>(p.out)[p.rows.row(t, at.b) * W + at.j] = state;
   }
 }
 
@@ -49,11 +49,11 @@ void upload(int64_t* device, const int64_t* host, int64_t count, Stream stream) 
   }
 }
 
-void previous_h(Dtype dtype, const PreviousH& p, Stream stream) {
-  const int64_t count = p.rows.steps * p.rows.batch * p.projection;
+void before_each_step(Dtype dtype, const BeforeEachStep& p, Stream stream) {
+  const int64_t count = p.rows.steps * p.rows.batch * p.width;
   for_dtype(dtype, [&](auto types) {
     using S = typename decltype(types)::Storage;
-    launch("previous_h", one_thread_each(count), stream, previous_h_kernel<S>, p, count);
+    launch("before_each_step", one_thread_each(count), stream, before_each_step_kernel<S>, p, count);
   });
 }
 

@@ -16,6 +16,9 @@ namespace {
 
 constexpr int64_t kDirectWork = 1 << 16;
 
+// Gates that a backward recomputes at once.
+constexpr int64_t kRecomputedValues = 1 << 20;
+
 // The GEMMs in here run in the type that was chosen for them, whatever autocast would make of a GEMM.
 struct NoAutocast {
   c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
@@ -172,30 +175,59 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
           keeps_values ? buffer : empty({0}, l.type)};
 }
 
-// h before each step, (rows, P), where it is not simply y shifted by a step.
+// The state before each step, (rows, width): of one direction's states after each step, and of its first ones.
 template <class T>
-Tensor previous_h(const Cast<T>& l, const Tensor& y, int64_t d) {
-  const Sizes& s = l.sizes;
-  const int64_t P = s.P, ld = s.D * P;
-  Tensor h = at::zeros({l.sequence.total(), P}, l.x.options());
-  T* to = h.mutable_data_ptr<T>();
-  const T* from = const_pointer<T>(y) + d * P;
-  const T* h_0 = at_direction(const_pointer<T>(l.h_0), d, s.B * P);
+Tensor before_each_step(const Cast<T>& l, const Tensor& states, const Tensor& first, int64_t width, int64_t d) {
+  const int64_t ld = l.sizes.D * width;
+  Tensor before = at::zeros({l.sequence.total(), width}, l.x.options());
+  T* to = before.mutable_data_ptr<T>();
+  const T* from = const_pointer<T>(states) + d * width;
+  const T* from_first = at_direction(const_pointer<T>(first), d, l.sizes.B * width);
   at::parallel_for(0, l.rows.steps, 8, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t)
       for (int64_t b = 0; b < l.rows.active(t); ++b) {
         const Previous p = previous_of(l.rows, l.reverse[d], t, b);
         const bool from_hx = p.source == Source::first || l.reset_to_hx;
-        const T* row = p.source == Source::previous ? from + p.row * ld : from_hx && h_0 ? h_0 + b * P : nullptr;
-        if (row) std::memcpy(to + l.rows.row(t, b) * P, row, P * sizeof(T));
+        const T* row = p.source == Source::previous ? from + p.row * ld
+                       : from_hx && from_first      ? from_first + b * width
+                                                    : nullptr;
+        if (row) std::memcpy(to + l.rows.row(t, b) * width, row, width * sizeof(T));
       }
   });
-  return h;
+  return before;
+}
+
+// What the forward did not save, from the states that it left: with the state before each of them known, all steps
+// are one step of so many sequences.
+template <class T>
+Tensor recompute(const Cast<T>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
+  const Sizes& s = l.sizes;
+  const int64_t N = l.sequence.total();
+  std::vector<Tensor> h, c_before;
+  for (int64_t d = 0; d < s.D; ++d) {
+    h.push_back(before_each_step(l, y, l.h_0, s.P, d));
+    if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, s.H, d));
+  }
+  const Tensor saved = empty({N, s.D, l.saved_width()}, l.type);
+  // A piece at a time: its products need room of their own.
+  const int64_t piece = std::max<int64_t>(1, kRecomputedValues / l.gates());
+  for (int64_t row = 0; row < N; row += piece) {
+    const int64_t n = std::min(piece, N - row);
+    const auto rows_of = [&](const std::vector<Tensor>& states) {
+      std::vector<Tensor> own;
+      for (const Tensor& t : states) own.push_back(t.narrow(0, row, n));
+      return own.empty() ? OptionalTensor() : OptionalTensor(at::stack(own));
+    };
+    const Layer step{l.x.narrow(0, row, n).unsqueeze(0), rows_of(h), rows_of(c_before), l.w_ih, l.w_hh, l.b_ih, l.b_hh,
+                     l.w_hr, {}, {}, {}, layer.cell, std::vector<bool>(s.D, false), false};
+    saved.narrow(0, row, n).copy_(std::get<4>(forward<T>(step, /*save=*/true, /*cell_states=*/false)));
+  }
+  return saved;
 }
 
 template <class T>
 std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
-                             const Tensor& saved, const Needs& needs) {
+                             const Tensor& saved_in, const Needs& needs) {
   const Cast<T> l(layer);
   const Sizes& s = l.sizes;
   const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
@@ -210,6 +242,8 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_y = rows_of(gradients.d_y), d_c = has_c ? rows_of(gradients.d_c) : Tensor();
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
+  const bool has_values = s.cell.saved > 0 || s.projected;
+  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const Tensor d_gates = empty({N, D, d_width}, l.type);
   const Tensor d_h = s.projected ? empty({N, D * P}, l.type) : Tensor();
@@ -243,7 +277,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor m = s.projected ? saved.narrow(0, 0, N).narrow(2, s.cell.slots() * H, H) : Tensor();
   const ParallelGradients g = parallel_gradients(
       {s, l.reverse, l.x, l.w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
-       [&](int64_t d) { return previous_h(l, y, d); }},
+       [&](int64_t d) { return before_each_step(l, y, l.h_0, P, d); }},
       needs);
   for (int64_t d = 0; d < D; ++d) {
     if (l.product == HiddenProduct::given && needs.h_0 && N > 0)

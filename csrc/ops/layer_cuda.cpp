@@ -15,6 +15,9 @@
 namespace fusedrnn::ops {
 namespace {
 
+// Gates that a backward recomputes at once.
+constexpr int64_t kRecomputedValues = int64_t(1) << 24;
+
 Dtype dtype_of(const Tensor& x) {
   switch (x.scalar_type()) {
     case at::kDouble: return Dtype::float64;
@@ -39,7 +42,7 @@ Tensor contiguous(const OptionalTensor& t) { return t ? t->contiguous() : Tensor
 // The layer in the kernels' terms, common to both passes.
 class Problem {
  public:
-  Problem(const Layer& l, Pass pass)
+  Problem(const Layer& l, Pass pass, const char* strategy)
       : sizes(check(l)), no_autocast_(c10::autocast_dispatch_keyset), guard_(l.x.device()), dtype(dtype_of(l.x)),
         arithmetic(dtype == Dtype::float64 ? at::kDouble : at::kFloat), device(cuda_device_of(l.x)),
         stream(current_stream(l.x)), reverse(l.reverse), reset_to_hx(l.reset_to_hx) {
@@ -56,7 +59,7 @@ class Problem {
     }
     shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.H, sizes.P, sizes.projected, static_cast<int>(sizes.D),
              static_cast<int>(c10::elementSize(arithmetic))};
-    plan = plan_cuda(shape, {dtype, requested_strategy()}, device, pass);
+    plan = plan_cuda(shape, {dtype, strategy}, device, pass);
   }
 
   int64_t gates() const { return sizes.cell.gates * sizes.H; }
@@ -84,12 +87,13 @@ class Problem {
         .view({sizes.N, sizes.I});
   }
 
-  Tensor previous_h(const Tensor& y, int64_t d) const {
-    const Tensor out = empty({sizes.N, sizes.P});
-    cuda::previous_h(dtype,
-                     {rows, reverse[d], reset_to_hx, sizes.P, sizes.D * sizes.P, at_element(y, d * sizes.P),
-                      at_element(h_0, d * sizes.B * sizes.P), at_element(out)},
-                     stream);
+  // The state before each step, (N, width): of one direction's states after each step, and of its first ones.
+  Tensor before_each_step(const Tensor& states, const Tensor& first, int64_t width, int64_t d) const {
+    const Tensor out = empty({sizes.N, width});
+    cuda::before_each_step(dtype,
+                           {rows, reverse[d], reset_to_hx, width, sizes.D * width, at_element(states, d * width),
+                            at_element(first, d * sizes.B * width), at_element(out)},
+                           stream);
     return out;
   }
 
@@ -216,10 +220,8 @@ void forward_stepwise(const Problem& l, const cuda::AnyForward& f) {
   }
 }
 
-}  // namespace
-
-ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states) {
-  const Problem l(layer, Pass::forward);
+ForwardResult forward(const Layer& layer, bool save, bool cell_states, const char* strategy) {
+  const Problem l(layer, Pass::forward, strategy);
   const Sizes& s = l.sizes;
   const int64_t N = s.N, D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates();
   const bool has_c = s.cell.states > 1;
@@ -274,7 +276,32 @@ ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states) {
 
 // --- backward ---------------------------------------------------------------------------------------------------
 
-namespace {
+// What the forward did not save, from the states that it left: with the state before each of them known, all steps
+// are one step of so many sequences.
+Tensor recompute(const Problem& l, const Layer& layer, const Tensor& y, const Tensor& c) {
+  const Sizes& s = l.sizes;
+  std::vector<Tensor> h, c_before;
+  for (int64_t d = 0; d < s.D; ++d) {
+    h.push_back(l.before_each_step(y, l.h_0, s.P, d));
+    // Of the saved values, only the unprojected h depends on c.
+    if (s.projected) c_before.push_back(l.before_each_step(c.to(l.x.scalar_type()), l.c_0, s.H, d));
+  }
+  const Tensor saved = l.empty({s.N, s.D, l.saved_width()});
+  // A piece at a time: its products need room of their own.
+  const int64_t piece = std::max<int64_t>(1, kRecomputedValues / l.gates());
+  for (int64_t row = 0; row < s.N; row += piece) {
+    const int64_t n = std::min(piece, s.N - row);
+    const auto rows_of = [&](const std::vector<Tensor>& states) {
+      std::vector<Tensor> own;
+      for (const Tensor& t : states) own.push_back(t.narrow(0, row, n));
+      return own.empty() ? OptionalTensor() : OptionalTensor(at::stack(own));
+    };
+    const Layer step{l.x.narrow(0, row, n).unsqueeze(0), rows_of(h), rows_of(c_before), l.w_ih, l.w_hh, l.b_ih, l.b_hh,
+                     l.w_hr, {}, {}, {}, layer.cell, std::vector<bool>(s.D, false), false};
+    saved.narrow(0, row, n).copy_(std::get<4>(forward(step, /*save=*/true, /*cell_states=*/false, "stepwise")));
+  }
+  return saved;
+}
 
 void backward_stepwise(const Problem& l, const cuda::AnyBackward& f, const Tensor& d_gates, const Tensor& d_h) {
   const Sizes& s = l.sizes;
@@ -307,9 +334,13 @@ void backward_stepwise(const Problem& l, const cuda::AnyBackward& f, const Tenso
 
 }  // namespace
 
+ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states) {
+  return forward(layer, save, cell_states, requested_strategy());
+}
+
 std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
-                                  const Tensor& saved, const Needs& needs) {
-  const Problem l(layer, Pass::backward);
+                                  const Tensor& saved_in, const Needs& needs) {
+  const Problem l(layer, Pass::backward, requested_strategy());
   const Sizes& s = l.sizes;
   const int64_t N = s.N, D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = s.cell.split * H;
   const bool has_c = s.cell.states > 1;
@@ -318,6 +349,8 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
   const Tensor d_y = contiguous(gradients.d_y), d_h_n = contiguous(gradients.d_h_n);
   const Tensor d_c = has_c ? wide(gradients.d_c) : Tensor(), d_c_n = has_c ? contiguous(gradients.d_c_n) : Tensor();
 
+  const bool has_values = s.cell.saved > 0 || s.projected;
+  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const Tensor d_gates = l.empty({N, D, d_width});
   const Tensor d_h = s.projected ? l.empty({N, D * P}) : Tensor();
@@ -359,7 +392,7 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
   const Tensor m = s.projected ? saved.narrow(2, s.cell.slots() * H, H) : Tensor();
   const ParallelGradients g = parallel_gradients(
       {s, l.reverse, needs.w_ih ? l.x_without_padding() : l.x, l.w_ih, y, l.h_0, d_gates, d_h, m,
-       !l.rows.length && !l.rows.reset, [&](int64_t d) { return l.previous_h(y, d); }},
+       !l.rows.length && !l.rows.reset, [&](int64_t d) { return l.before_each_step(y, l.h_0, P, d); }},
       needs);
 
   const auto none = [&] { return l.empty({0}); };

@@ -26,10 +26,11 @@ OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t
 
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, FUSEDRNN_INPUT_TYPES, bool cell_states) {
+  static variable_list forward(AutogradContext* ctx, FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::layer_forward)>("fusedrnn::layer_forward");
-    auto [y, h_n, c_n, c, saved] = call.call(FUSEDRNN_INPUTS, /*save=*/true, cell_states);
+    // What is not saved, the backward makes anew from y and c; c itself it could make only step by step.
+    auto [y, h_n, c_n, c, saved] = call.call(FUSEDRNN_INPUTS, /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
     variable_list kept{x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
@@ -86,7 +87,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     }
 
     // One result an input, undefined for what has none: x, h_0, c_0, the lists, then three index tensors
-    // (which may be absent) and three plain arguments, and cell_states.
+    // (which may be absent) and three plain arguments, cell_states and recompute.
     for (size_t i = 0; i < 3; ++i)
       if (!needs[i]) d[i] = Tensor();
     size_t at = 3;
@@ -95,12 +96,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       for (size_t j = 0; j < n; ++j, ++at)
         if (!needs[i]) d[at] = Tensor();
     }
-    d.resize(d.size() + 7);
+    d.resize(d.size() + 8);
     return d;
   }
 };
 
-LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
+LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
   const auto any_of = [&](auto&& property) {
     bool any = property(x) || (h_0 && property(*h_0)) || (c_0 && property(*c_0));
     for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr})
@@ -113,15 +114,15 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states) {
   const bool transformed =
       c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerBackMode);
   if ((records && transformed) || any_of([](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); })) {
-    static const auto replay = op<decltype(Cpu::layer)>("fusedrnn::layer_replay");
+    static const auto replay = op<LayerResult(FUSEDRNN_INPUT_TYPES, bool)>("fusedrnn::layer_replay");
     return replay.call(FUSEDRNN_INPUTS, cell_states);
   }
   if (!records) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
-    return call.call(FUSEDRNN_INPUTS, cell_states);
+    return call.call(FUSEDRNN_INPUTS, cell_states, recompute);
   }
-  const variable_list out = LayerFunction::apply(FUSEDRNN_INPUTS, cell_states);
+  const variable_list out = LayerFunction::apply(FUSEDRNN_INPUTS, cell_states, recompute);
   return {out[0], out[1], out[2], out[3]};
 }
 
@@ -131,7 +132,7 @@ TORCH_LIBRARY(fusedrnn, m) {
     m.def(torch::schema(schema.c_str()), {at::Tag::pt2_compliant_tag});
   };
   m.set_python_module("fusedrnn._ops");
-  define("layer(" + inputs + ", bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
+  define("layer(" + inputs + ", bool cell_states, bool recompute=False) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
   define("cell(Tensor x, Tensor? h_0, Tensor? c_0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, str cell) -> "
          "(Tensor h_n, Tensor c_n)");
   define("layer_replay(" + inputs + ", bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c)");
@@ -155,7 +156,8 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   auto [y, h_n, c_n, c] =
       call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, std::nullopt,
-                std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false);
+                std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false,
+                /*recompute=*/false);
   return {h_n.squeeze(0), c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
 }
 

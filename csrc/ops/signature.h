@@ -33,7 +33,7 @@ using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n,
 
 template <auto kForward, auto kBackward>
 struct Implementation {
-  static LayerResult layer(FUSEDRNN_INPUT_TYPES, bool cell_states) {
+  static LayerResult layer(FUSEDRNN_INPUT_TYPES, bool cell_states, bool /*recompute*/) {
     auto [y, h_n, c_n, c, saved] = kForward(to_layer(FUSEDRNN_INPUTS), /*save=*/false, cell_states);
     return {y, h_n, c_n, c};
   }

@@ -28,7 +28,20 @@ def weight_of(module: torch.nn.Module, name: str) -> Tensor | None:
 
 
 class Recurrent:
-    """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase."""
+    """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
+
+    recompute: whether to keep no gates for the backward but compute them again there; may be set at any time
+    """
+
+    recompute = False
+
+    def __init__(self, *args, recompute: bool = False, **kwargs):
+        super().__init__(*args, **kwargs)
+        if recompute:
+            self.recompute = True
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def flatten_parameters(self) -> None:
         """Do nothing: torch.nn gathers the weights into one block for cuDNN; our kernels take them as they are."""
@@ -144,6 +157,7 @@ class Recurrent:
             reset,
             reset_to,
             cell_states,
+            self.recompute,
         )
 
     def _check(self, x, states, batch_sizes):
