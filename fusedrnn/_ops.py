@@ -236,3 +236,27 @@ def _one_by_one(op, info, in_dims, *args):
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
     return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
+
+
+# --- batched gradients ------------------------------------------------------------------------------------------
+# torch.autograd.grad(is_grads_batched=True) and torch.autograd.functional's vectorize=True carry the batch in tensors
+# of an older kind than vmap's, whose rules are kernels of the key Batched.
+
+
+def _backward_of_each(*args):
+    """Run the backward for every gradient of the batch by itself and batch what comes out."""
+    legacy = torch._C._functorch.is_legacy_batchedtensor
+    level = torch._C._vmapmode_increment_nesting() - 1  # the only way to ask for it
+    torch._C._vmapmode_decrement_nesting()
+
+    def gradients(i):  # of the outputs, the one in the batch where there is one
+        return [d if d is None or not legacy(d) else torch._remove_batch_dim(d, level, 0, 0)[i] for d in args[:4]]
+
+    if any(legacy(t) for a in args[4:] for t in (a if isinstance(a, list) else [a]) if isinstance(t, Tensor)):
+        raise NotImplementedError("a batch of gradients is supported; a batch of inputs or weights takes torch.func.vmap")
+    size = next(torch._remove_batch_dim(d, level, 0, 0).size(0) for d in args[:4] if d is not None and legacy(d))
+    runs = [torch.ops.fusedrnn.layer_backward(*gradients(i), *args[4:]) for i in range(size)]
+    return [torch._add_batch_dim(torch.stack(values), 0, level) for values in zip(*runs, strict=True)]
+
+
+_library.impl("layer_backward", _backward_of_each, "Batched")

@@ -94,3 +94,17 @@ def test_no_grad_keeps_nothing_for_a_backward(device):
     with torch.no_grad():
         y, _ = layer(random(T, B, I, dtype=torch.float32, device=device))
     assert y.grad_fn is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16], ids=str)
+def test_the_shapes_on_cuda_are_known_without_a_device(dtype):
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        x, w_ih, w_hh = (torch.empty(size, device="cuda", dtype=dtype) for size in ((5, 2, 3), (16, 3), (16, 4)))
+        arguments = layer_arguments(x=x, w_ih=[w_ih], w_hh=[w_hh], cell="lstm")[:-1]
+        y, h_n, c_n, c, saved = torch.ops.fusedrnn.layer_forward(*arguments, True, False)
+    assert all(t.device.type == "cuda" for t in (y, h_n, c_n, c, saved))
+    assert y.shape == (5, 2, 4) and saved.shape == (10, 1, 16)
+    # on CUDA the gates are kept as the input is, c in the arithmetic's type
+    assert y.dtype == saved.dtype == dtype and c.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)

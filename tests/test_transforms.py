@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.autograd.forward_ad as forward_ad
-from helpers import LAYERS, make, outcome, random
+from helpers import LAYERS, flat, make, outcome, random
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 
 import fusedrnn
@@ -142,8 +142,22 @@ def test_hessians_are_those_of_autograd(kind, device):
     torch.testing.assert_close(jacrev(grad(loss))(x), expected)
 
 
-def test_batched_gradients_are_refused_rather_than_wrong(device):
+@pytest.mark.parametrize("kind", LAYERS)
+def test_batched_gradients_are_those_of_a_loop(kind, device):
+    layer = make(kind, 4, 8, device=device, bidirectional=True)[0]
     x = random(5, 3, 4, device=device).requires_grad_()
-    y = make("gru", 4, 8, device=device)[0](x)[0]
-    with pytest.raises(RuntimeError, match="Batching rule not implemented for fusedrnn::layer_backward"):
-        torch.autograd.grad(y, x, random(2, *y.shape, device=device), is_grads_batched=True)
+    y, h_n = flat(layer(x))[:2]
+    inputs, d_y, d_h_n = [x, layer.weight_hh_l0], random(6, *y.shape, device=device), random(6, *h_n.shape, device=device)
+    together = torch.autograd.grad([y, h_n], inputs, [d_y, d_h_n], is_grads_batched=True, retain_graph=True)
+    one_by_one = [torch.autograd.grad([y, h_n], inputs, [a, b], retain_graph=True) for a, b in zip(d_y, d_h_n)]
+    for mine, theirs in zip(together, zip(*one_by_one)):
+        torch.testing.assert_close(mine, torch.stack(theirs))
+
+
+def test_a_vectorized_jacobian_is_that_of_a_loop(device):
+    layer, x = make("lstm", 2, 3, device=device)[0], random(4, 2, 2, device=device)
+    loops, vectorized = (
+        torch.autograd.functional.jacobian(lambda x: layer(x)[0].sum(0), x, vectorize=v) for v in (False, True)
+    )
+    torch.testing.assert_close(vectorized, loops)
+
