@@ -15,11 +15,8 @@ To typed(const From& open) {  // the same pointers, their types filled in
   return std::bit_cast<To>(open);
 }
 
-template <class S, class A>
-struct Types {
-  using Storage = S;
-  using Arithmetic = A;
-};
+template <class Storage, class Arithmetic>
+struct Types {};
 
 template <class F>
 void for_dtype(Dtype dtype, F&& f) {  // f(Types<S, A>{})
@@ -37,6 +34,22 @@ void for_cell(CellKind kind, F&& f) {  // f(cell)
     if (k == kind) f(cell);
     return k == kind;
   });
+}
+
+// f(Types<S, float>{}, cell), for the types that tensor cores multiply.
+template <class F>
+void for_tile_types(Dtype dtype, CellKind kind, F&& f) {
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A> types) {
+    if constexpr (sizeof(S) <= 4) {
+      for_cell(kind, [&](auto cell) { f(types, cell); });
+    } else {
+      throw std::invalid_argument("the persistent strategy has no float64 kernel");
+    }
+  });
+}
+
+inline LaunchShape launch_shape(const PersistentPass& p) {
+  return {p.blocks, kBlockThreads, p.shared_bytes, p.scope == Scope::cluster ? p.slices : 1, p.scope == Scope::grid};
 }
 
 // Blocks for `count` values, one a thread; the kernels loop, so there may be fewer.

@@ -81,19 +81,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 }  // namespace
 
 void persistent_backward(Dtype dtype, const AnyBackward& f, const PersistentPass& p, const Exchange& exchange,
-                         bool exact, Stream stream) {
-  const LaunchShape shape{p.blocks, kBlockThreads, p.shared_bytes, p.scope == Scope::cluster ? p.slices : 1,
-                          p.scope == Scope::grid};
-  for_dtype(dtype, [&](auto types) {
-    using S = typename decltype(types)::Storage;
-    if constexpr (sizeof(S) <= 4) {
-      for_cell(f.shape.cell, [&](auto cell) {
-        launch("persistent_backward", shape, stream, persistent_backward_kernel<decltype(cell), S>,
-               typed<Backward<S, float>>(f), p, exchange, exact);
-      });
-    } else {
-      throw std::invalid_argument("persistent_backward has no float64 kernel");
-    }
+                        bool exact, Stream stream) {
+  for_tile_types(dtype, f.shape.cell, [&]<class S, class A>(Types<S, A>, auto cell) {
+    launch("persistent_backward", launch_shape(p), stream, persistent_backward_kernel<decltype(cell), S>,
+           typed<Backward<S, A>>(f), p, exchange, exact);
   });
 }
 

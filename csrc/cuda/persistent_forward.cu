@@ -104,18 +104,9 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
 void persistent_forward(Dtype dtype, const AnyForward& f, const PersistentPass& p, const Exchange& exchange,
                         bool exact, Stream stream) {
-  const LaunchShape shape{p.blocks, kBlockThreads, p.shared_bytes, p.scope == Scope::cluster ? p.slices : 1,
-                          p.scope == Scope::grid};
-  for_dtype(dtype, [&](auto types) {
-    using S = typename decltype(types)::Storage;
-    if constexpr (sizeof(S) <= 4) {
-      for_cell(f.shape.cell, [&](auto cell) {
-        launch("persistent_forward", shape, stream, persistent_forward_kernel<decltype(cell), S>,
-               typed<Forward<S, float>>(f), p, exchange, exact);
-      });
-    } else {
-      throw std::invalid_argument("persistent_forward has no float64 kernel");
-    }
+  for_tile_types(dtype, f.shape.cell, [&]<class S, class A>(Types<S, A>, auto cell) {
+    launch("persistent_forward", launch_shape(p), stream, persistent_forward_kernel<decltype(cell), S>,
+           typed<Forward<S, A>>(f), p, exchange, exact);
   });
 }
 

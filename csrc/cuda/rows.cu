@@ -51,8 +51,7 @@ void upload(int64_t* device, const int64_t* host, int64_t count, Stream stream) 
 
 void before_each_step(Dtype dtype, const BeforeEachStep& p, Stream stream) {
   const int64_t count = p.rows.steps * p.rows.batch * p.width;
-  for_dtype(dtype, [&](auto types) {
-    using S = typename decltype(types)::Storage;
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     launch("before_each_step", one_thread_each(count), stream, before_each_step_kernel<S>, p, count);
   });
 }

@@ -22,21 +22,15 @@ int64_t outputs(const Shape& s) { return s.directions * s.batch * s.projection; 
 }  // namespace
 
 void forward_begin(Dtype dtype, const AnyForward& f, const StepwiseForward& w, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
-    using T = decltype(types);
-    using S = typename T::Storage;
-    using A = typename T::Arithmetic;
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     launch("forward_begin", one_thread_each(outputs(f.shape)), stream, forward_begin_kernel<S, A>,
            typed<Forward<S, A>>(f), w);
   });
 }
 
 void forward_step(Dtype dtype, const AnyForward& f, const StepwiseForward& w, int64_t s, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     for_cell_and_projection(f.shape, [&](auto cell, auto projected) {
-      using T = decltype(types);
-      using S = typename T::Storage;
-      using A = typename T::Arithmetic;
       launch("forward_step", one_thread_each(units(f.shape)), stream,
              forward_step_kernel<decltype(cell), projected.value, S, A>, typed<Forward<S, A>>(f), w, s);
     });
@@ -44,31 +38,22 @@ void forward_step(Dtype dtype, const AnyForward& f, const StepwiseForward& w, in
 }
 
 void forward_project(Dtype dtype, const AnyForward& f, const StepwiseForward& w, int64_t s, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
-    using T = decltype(types);
-    using S = typename T::Storage;
-    using A = typename T::Arithmetic;
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     launch("forward_project", one_thread_each(outputs(f.shape)), stream, forward_project_kernel<S, A>,
            typed<Forward<S, A>>(f), w, s);
   });
 }
 
 void backward_project(Dtype dtype, const AnyBackward& f, const StepwiseBackward& w, int64_t s, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
-    using T = decltype(types);
-    using S = typename T::Storage;
-    using A = typename T::Arithmetic;
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     launch("backward_project", one_thread_each(outputs(f.shape)), stream, backward_project_kernel<S, A>,
            typed<Backward<S, A>>(f), w, s);
   });
 }
 
 void backward_step(Dtype dtype, const AnyBackward& f, const StepwiseBackward& w, int64_t s, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     for_cell_and_projection(f.shape, [&](auto cell, auto projected) {
-      using T = decltype(types);
-      using S = typename T::Storage;
-      using A = typename T::Arithmetic;
       launch("backward_step", one_thread_each(units(f.shape)), stream,
              backward_step_kernel<decltype(cell), projected.value, S, A>, typed<Backward<S, A>>(f), w, s);
     });
@@ -76,11 +61,8 @@ void backward_step(Dtype dtype, const AnyBackward& f, const StepwiseBackward& w,
 }
 
 void backward_end(Dtype dtype, const AnyBackward& f, const StepwiseBackward& w, Stream stream) {
-  for_dtype(dtype, [&](auto types) {
+  for_dtype(dtype, [&]<class S, class A>(Types<S, A>) {
     for_cell(f.shape.cell, [&](auto cell) {
-      using T = decltype(types);
-      using S = typename T::Storage;
-      using A = typename T::Arithmetic;
       const int64_t width = f.shape.hidden > f.shape.projection ? f.shape.hidden : f.shape.projection;
       launch("backward_end", one_thread_each(f.shape.directions * f.shape.batch * width), stream,
              backward_end_kernel<decltype(cell), S, A>, typed<Backward<S, A>>(f), w);

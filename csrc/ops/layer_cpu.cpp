@@ -9,6 +9,7 @@
 #include "../cpu/kernels.h"
 #include "layer.h"
 #include "products.h"
+#include "recompute.h"
 #include "sequence.h"
 
 namespace fusedrnn::ops {
@@ -197,32 +198,18 @@ Tensor before_each_step(const Cast<T>& l, const Tensor& states, const Tensor& fi
   return before;
 }
 
-// What the forward did not save, from the states that it left: with the state before each of them known, all steps
-// are one step of so many sequences.
+// What the forward did not save.
 template <class T>
-Tensor recompute(const Cast<T>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
-  const Sizes& s = l.sizes;
-  const int64_t N = l.sequence.total();
+Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
   std::vector<Tensor> h, c_before;
-  for (int64_t d = 0; d < s.D; ++d) {
-    h.push_back(before_each_step(l, y, l.h_0, s.P, d));
-    if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, s.H, d));
+  for (int64_t d = 0; d < l.sizes.D; ++d) {
+    h.push_back(before_each_step(l, y, l.h_0, l.sizes.P, d));
+    if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, l.sizes.H, d));
   }
-  const Tensor saved = empty({N, s.D, l.saved_width()}, l.type);
-  // A piece at a time: its products need room of their own.
-  const int64_t piece = std::max<int64_t>(1, kRecomputedValues / l.gates());
-  for (int64_t row = 0; row < N; row += piece) {
-    const int64_t n = std::min(piece, N - row);
-    const auto rows_of = [&](const std::vector<Tensor>& states) {
-      std::vector<Tensor> own;
-      for (const Tensor& t : states) own.push_back(t.narrow(0, row, n));
-      return own.empty() ? OptionalTensor() : OptionalTensor(at::stack(own));
-    };
-    const Layer step{l.x.narrow(0, row, n).unsqueeze(0), rows_of(h), rows_of(c_before), l.w_ih, l.w_hh, l.b_ih, l.b_hh,
-                     l.w_hr, {}, {}, {}, layer.cell, std::vector<bool>(s.D, false), false};
-    saved.narrow(0, row, n).copy_(std::get<4>(forward<T>(step, /*save=*/true, /*cell_states=*/false)));
-  }
-  return saved;
+  const Layer rows{l.x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
+  return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
+    return forward<T>(step, /*save=*/true, /*cell_states=*/false);
+  });
 }
 
 template <class T>
@@ -243,7 +230,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
-  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute(l, layer, y, c) : saved_in;
+  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const Tensor d_gates = empty({N, D, d_width}, l.type);
   const Tensor d_h = s.projected ? empty({N, D * P}, l.type) : Tensor();

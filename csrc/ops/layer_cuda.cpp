@@ -3,13 +3,9 @@
 // value on the device is looked at: a call may be captured into a graph.
 //
 // Rows are T·B, with padding where lengths are given, or those of a packed input.
-#include <ATen/ATen.h>
-#include <ATen/autocast_mode.h>
-#include <c10/core/DeviceGuard.h>
-
-#include "device.h"
-#include "layer.h"
+#include "problem_cuda.h"
 #include "products.h"
+#include "recompute.h"
 #include "strategy.h"
 
 namespace fusedrnn::ops {
@@ -18,177 +14,8 @@ namespace {
 // Gates that a backward recomputes at once.
 constexpr int64_t kRecomputedValues = int64_t(1) << 24;
 
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble: return Dtype::float64;
-    case at::kFloat: return Dtype::float32;
-    case at::kHalf: return Dtype::float16;
-    default: return Dtype::bfloat16;
-  }
-}
-
-void* at_element(const Tensor& t, int64_t offset = 0) {
-  return t.defined() && t.numel() ? static_cast<char*>(t.mutable_data_ptr()) + offset * t.element_size() : nullptr;
-}
-
-std::vector<Tensor> contiguous(const std::vector<Tensor>& list) {
-  std::vector<Tensor> result;
-  for (const Tensor& t : list) result.push_back(t.contiguous());
-  return result;
-}
-
-Tensor contiguous(const OptionalTensor& t) { return t ? t->contiguous() : Tensor(); }
-
-// The layer in the kernels' terms, common to both passes.
-class Problem {
- public:
-  Problem(const Layer& l, Pass pass, const char* strategy)
-      : sizes(check(l)), no_autocast_(c10::autocast_dispatch_keyset), guard_(l.x.device()), dtype(dtype_of(l.x)),
-        arithmetic(dtype == Dtype::float64 ? at::kDouble : at::kFloat), device(cuda_device_of(l.x)),
-        stream(current_stream(l.x)), reverse(l.reverse), reset_to_hx(l.reset_to_hx) {
-    x = l.x.reshape({sizes.N, sizes.I}).contiguous();
-    h_0 = contiguous(l.h_0), c_0 = contiguous(l.c_0);
-    w_ih = contiguous(l.w_ih), w_hh = contiguous(l.w_hh), w_hr = contiguous(l.w_hr);
-    b_ih = contiguous(l.b_ih), b_hh = contiguous(l.b_hh);
-    rows = {sizes.T, sizes.B, nullptr, nullptr, nullptr, nullptr};
-    if (sizes.packed) take_batch_sizes(*l.batch_sizes);
-    if (l.lengths) take_lengths(*l.lengths);
-    if (l.reset) {
-      reset_ = l.reset->contiguous();
-      rows.reset = reset_.const_data_ptr<bool>();
-    }
-    shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.H, sizes.P, sizes.projected, static_cast<int>(sizes.D),
-             static_cast<int>(c10::elementSize(arithmetic))};
-    plan = plan_cuda(shape, {dtype, strategy}, device, pass);
-  }
-
-  int64_t gates() const { return sizes.cell.gates * sizes.H; }
-  // Columns of one direction's saved values, the unprojected output behind them.
-  int64_t saved_width() const { return (sizes.cell.slots() + (sizes.projected ? 1 : 0)) * sizes.H; }
-  bool nothing_to_do() const { return sizes.T == 0 || sizes.B == 0; }
-
-  // A matrix's rows of step t.
-  Tensor rows_of(const Tensor& matrix, int64_t t) const { return matrix.narrow(0, offset(t), active(t)); }
-  int64_t active(int64_t t) const { return active_.empty() ? sizes.B : active_[t]; }
-  int64_t step_at(int64_t d, int64_t s) const { return reverse[d] ? sizes.T - 1 - s : s; }
-
-  Tensor empty(at::IntArrayRef size) const { return at::empty(size, x.options()); }
-  Tensor empty_wide(at::IntArrayRef size) const { return at::empty(size, x.options().dtype(arithmetic)); }
-
-  // Float32 products as exact as a float32 GEMM of the library would be under the present settings.
-  bool exact() const { return !at::globalContext().allowTF32CuBLAS(); }
-
-  // x with zeros in the padding, which may hold anything: zero times that need not be zero.
-  Tensor x_without_padding() const {
-    if (!lengths_.defined()) return x;
-    const Tensor steps = at::arange(sizes.T, lengths_.options()).unsqueeze(1);
-    return x.view({sizes.T, sizes.B, sizes.I})
-        .masked_fill((steps >= lengths_).unsqueeze(-1), 0)
-        .view({sizes.N, sizes.I});
-  }
-
-  // The state before each step, (N, width): of one direction's states after each step, and of its first ones.
-  Tensor before_each_step(const Tensor& states, const Tensor& first, int64_t width, int64_t d) const {
-    const Tensor out = empty({sizes.N, width});
-    cuda::before_each_step(dtype,
-                           {rows, reverse[d], reset_to_hx, width, sizes.D * width, at_element(states, d * width),
-                            at_element(first, d * sizes.B * width), at_element(out)},
-                           stream);
-    return out;
-  }
-
-  // Pieces of the stepwise strategy's workspace.
-  struct Buffers {
-    Tensor product, operand, m, projected, state;
-  };
-  Buffers stepwise_buffers() const {
-    const int64_t D = sizes.D, B = sizes.B;
-    Buffers b{empty({D, B, gates()}), empty({D, B, sizes.P}), Tensor(), Tensor(),
-              empty_wide({D, 2, B, std::max(sizes.H, sizes.P)})};
-    if (sizes.projected) b.m = empty({D, B, sizes.H}), b.projected = empty({D, B, sizes.P});
-    return b;
-  }
-
-  struct ExchangeBuffers {
-    Tensor vectors, counters;
-    cuda::Exchange exchange;
-  };
-  ExchangeBuffers exchange_buffers(const PersistentPass& p) const {
-    ExchangeBuffers b{};
-    if (p.scope != Scope::grid) return b;
-    b.vectors = at::zeros({sizes.D * p.groups, 2, p.batch, p.ld}, x.options());
-    b.counters = at::zeros({sizes.D * p.groups}, x.options().dtype(at::kInt));
-    b.exchange = {at_element(b.vectors), static_cast<uint32_t*>(at_element(b.counters))};
-    return b;
-  }
-
-  const Sizes sizes;
-
- private:
-  // The GEMMs in here run in the type that was chosen for them, whatever autocast would make of a GEMM.
-  c10::impl::ExcludeDispatchKeyGuard no_autocast_;
-  c10::DeviceGuard guard_;
-
- public:
-  const Dtype dtype;
-  const at::ScalarType arithmetic;
-  const CudaDevice& device;
-  const cuda::Stream stream;
-  const std::vector<bool> reverse;
-  const bool reset_to_hx;
-  Shape shape;
-  CudaPlan plan;
-  Rows rows;         // its pointers are the device's
-  Tensor x;          // (N, I)
-  Tensor h_0, c_0;   // (D, B, ·) or undefined
-  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
-
- private:
-  int64_t offset(int64_t t) const { return offset_.empty() ? t * sizes.B : offset_[t]; }
-
-  Tensor upload(const std::vector<int64_t>& values) const {
-    const Tensor t = at::empty({static_cast<int64_t>(values.size())}, x.options().dtype(at::kLong));
-    cuda::upload(t.mutable_data_ptr<int64_t>(), values.data(), t.numel(), stream);
-    return t;
-  }
-
-  void take_batch_sizes(const Tensor& batch_sizes) {
-    const Tensor sizes_of_steps = batch_sizes.contiguous();
-    const int64_t* n = sizes_of_steps.const_data_ptr<int64_t>();
-    if (sizes.T == 0 || n[sizes.T - 1] == sizes.B) return;  // every sequence has every step
-    active_.assign(n, n + sizes.T);
-    std::vector<int64_t> length(sizes.B, 0);
-    for (int64_t t = 0, row = 0; t < sizes.T; row += active_[t++]) {
-      offset_.push_back(row);
-      for (int64_t b = 0; b < active_[t]; ++b) length[b] = t + 1;
-    }
-    offsets_ = upload(offset_), packed_lengths_ = upload(length);
-    rows.offset = offsets_.const_data_ptr<int64_t>();
-    rows.length = packed_lengths_.const_data_ptr<int64_t>();
-  }
-
-  // Lengths that lie on the device are taken as they come: what is below 0 counts as 0, what is above T as T.
-  void take_lengths(const Tensor& lengths) {
-    if (lengths.device() == x.device() && !x.is_cpu()) {
-      lengths_ = lengths.to(at::kLong).contiguous();
-    } else {
-      const Tensor here = lengths.to(at::kCPU, at::kLong).contiguous();
-      const int64_t* n = here.const_data_ptr<int64_t>();
-      bool short_one = false;
-      for (int64_t b = 0; b < sizes.B; ++b) {
-        TORCH_CHECK_VALUE(n[b] >= 0 && n[b] <= sizes.T, "lengths must lie in 0..T = 0..", sizes.T, "; got ", n[b],
-                          " at ", b);
-        short_one |= n[b] < sizes.T;
-      }
-      if (!short_one) return;
-      lengths_ = upload({n, n + sizes.B});
-    }
-    rows.length = lengths_.const_data_ptr<int64_t>();
-  }
-
-  std::vector<int64_t> offset_, active_;  // of a packed input whose sequences end at different steps
-  Tensor offsets_, packed_lengths_, lengths_, reset_;
-};
+// The states of a layer that has no steps, or no sequences.
+void pass_through(const Tensor& to, const Tensor& from) { from.defined() ? to.copy_(from) : to.zero_(); }
 
 // --- forward ----------------------------------------------------------------------------------------------------
 
@@ -239,9 +66,8 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states, const cha
   const Tensor c_n = has_c ? l.empty({D, B, H}) : l.empty({0});
 
   if (l.nothing_to_do()) {
-    const auto last = [](const Tensor& to, const Tensor& from) { from.defined() ? to.copy_(from) : to.zero_(); };
-    last(h_n, l.h_0);
-    if (has_c) last(c_n, l.c_0);
+    pass_through(h_n, l.h_0);
+    if (has_c) pass_through(c_n, l.c_0);
   } else {
     cuda::AnyForward f{l.shape,  l.rows, HiddenProduct::fused, keeps_values, l.reset_to_hx, D * width, D * P, D * H,
                        s.I,      nullptr, {}};
@@ -276,9 +102,8 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states, const cha
 
 // --- backward ---------------------------------------------------------------------------------------------------
 
-// What the forward did not save, from the states that it left: with the state before each of them known, all steps
-// are one step of so many sequences.
-Tensor recompute(const Problem& l, const Layer& layer, const Tensor& y, const Tensor& c) {
+// What the forward did not save.
+Tensor recompute_saved(const Problem& l, const Layer& layer, const Tensor& y, const Tensor& c) {
   const Sizes& s = l.sizes;
   std::vector<Tensor> h, c_before;
   for (int64_t d = 0; d < s.D; ++d) {
@@ -286,21 +111,10 @@ Tensor recompute(const Problem& l, const Layer& layer, const Tensor& y, const Te
     // Of the saved values, only the unprojected h depends on c.
     if (s.projected) c_before.push_back(l.before_each_step(c.to(l.x.scalar_type()), l.c_0, s.H, d));
   }
-  const Tensor saved = l.empty({s.N, s.D, l.saved_width()});
-  // A piece at a time: its products need room of their own.
-  const int64_t piece = std::max<int64_t>(1, kRecomputedValues / l.gates());
-  for (int64_t row = 0; row < s.N; row += piece) {
-    const int64_t n = std::min(piece, s.N - row);
-    const auto rows_of = [&](const std::vector<Tensor>& states) {
-      std::vector<Tensor> own;
-      for (const Tensor& t : states) own.push_back(t.narrow(0, row, n));
-      return own.empty() ? OptionalTensor() : OptionalTensor(at::stack(own));
-    };
-    const Layer step{l.x.narrow(0, row, n).unsqueeze(0), rows_of(h), rows_of(c_before), l.w_ih, l.w_hh, l.b_ih, l.b_hh,
-                     l.w_hr, {}, {}, {}, layer.cell, std::vector<bool>(s.D, false), false};
-    saved.narrow(0, row, n).copy_(std::get<4>(forward(step, /*save=*/true, /*cell_states=*/false, "stepwise")));
-  }
-  return saved;
+  const Layer rows{l.x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
+  return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
+    return forward(step, /*save=*/true, /*cell_states=*/false, "stepwise");
+  });
 }
 
 void backward_stepwise(const Problem& l, const cuda::AnyBackward& f, const Tensor& d_gates, const Tensor& d_h) {
@@ -350,16 +164,15 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
   const Tensor d_c = has_c ? wide(gradients.d_c) : Tensor(), d_c_n = has_c ? contiguous(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
-  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute(l, layer, y, c) : saved_in;
+  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const Tensor d_gates = l.empty({N, D, d_width});
   const Tensor d_h = s.projected ? l.empty({N, D * P}) : Tensor();
   const Tensor d_h_0 = l.empty_wide({D, B, P}), d_c_0 = has_c ? l.empty_wide({D, B, H}) : Tensor();
 
   if (l.nothing_to_do()) {
-    const auto last = [](const Tensor& to, const Tensor& from) { from.defined() ? to.copy_(from) : to.zero_(); };
-    last(d_h_0, d_h_n);
-    if (has_c) last(d_c_0, d_c_n);
+    pass_through(d_h_0, d_h_n);
+    if (has_c) pass_through(d_c_0, d_c_n);
   } else {
     cuda::AnyBackward f{l.shape, l.rows, HiddenProduct::fused, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                         D * d_width, D * P, {}};
