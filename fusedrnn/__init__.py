@@ -1,7 +1,7 @@
 """Fused recurrent layers for PyTorch: drop-in RNN, LSTM, GRU and their cells."""
 
 from . import _ops  # first: it loads the extension, or says how to mend it  # isort: skip
-from . import _dynamo, functional
+from . import _dynamo, functional, onnx
 from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
@@ -23,6 +23,7 @@ __all__ = [
     "Weights",
     "convert",
     "functional",
+    "onnx",
     "plan",
     "revert",
     "use_strategy",

@@ -16,10 +16,10 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 def example(tmp_path):
     """Run an example outside the repository and return what it printed."""
 
-    def run(name, *options):
+    def run(name, *options, launcher=()):
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
-            [sys.executable, str(ROOT / "examples" / f"{name}.py"), *map(str, options)],
+            [sys.executable, *launcher, str(ROOT / "examples" / f"{name}.py"), *map(str, options)],
             cwd=tmp_path,
             # One thread: sizes are small, and threads that wait for a busy core would take most of the time.
             env={**os.environ, "PYTHONPATH": path, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"},
@@ -103,6 +103,24 @@ def test_convert_model_trains_on_as_before(example):
     assert "same objects throughout: True" in out
     [apart] = numbers(out, "twin's parameters: #")
     assert apart < 1e-5
+
+
+def test_train_distributed_learns_alone_and_goes_on_from_its_checkpoint(example):
+    first = example("train_distributed", "--steps", 60, "--save", "checkpoint")
+    assert "1 process(es)" in first and "checkpoint written" in first
+    losses = numbers(first, "loss #")
+    [further] = numbers(example("train_distributed", "--steps", 1, "--load", "checkpoint"), "loss #")
+    assert losses[-1] < 0.5 * losses[0] and further < 0.5 * losses[0]
+
+
+@pytest.mark.slow
+def test_any_number_of_processes_trains_the_same(example):
+    steps = ("--steps", 20, "--batch", 16, "--hidden", 8)
+    alone = example("train_distributed", *steps)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    sharded = example("train_distributed", *steps, "--shard", launcher=launcher)
+    assert "1 process(es)" in alone and "2 process(es)" in sharded and "FSDP2" in sharded
+    assert numbers(sharded, "loss #") == pytest.approx(numbers(alone, "loss #"), abs=2e-5)
 
 
 def test_every_example_is_listed_and_tested():

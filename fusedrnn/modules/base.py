@@ -27,7 +27,27 @@ def weight_of(module: torch.nn.Module, name: str) -> Tensor | None:
     return getattr(module, name) if weight is None else weight
 
 
-class Recurrent:
+def refuse_tracers(input) -> None:
+    """Say what to do to those who trace torch.nn's classes: our forward would only confuse them."""
+    if torch.jit.is_tracing():
+        _refuse("torch.jit.trace, or ONNX export without dynamo=True,", "torch.export or dynamo=True")
+    if isinstance(input, torch.fx.Proxy):
+        _refuse("torch.fx.symbolic_trace", "torch.export, or a Tracer whose is_leaf_module says yes to them")
+
+
+def _refuse(tool: str, instead: str) -> None:
+    raise NotImplementedError(f"{tool} cannot follow fusedrnn's layers: use {instead}, or fusedrnn.revert(model) first")
+
+
+class Untraced:
+    """Mixed into every module of ours."""
+
+    def __prepare_scriptable__(self):
+        """Answer torch.jit.script, which asks for this before it reads any source."""
+        _refuse("torch.jit.script", "torch.export")
+
+
+class Recurrent(Untraced):
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
 
     recompute: whether to keep no gates for the backward but compute them again there; may be set at any time
@@ -100,6 +120,7 @@ class Recurrent:
 
         states: the tuple of first states, (h_0,) or (h_0, c_0), or None
         """
+        refuse_tracers(input)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
         batched = input.dim() == 3

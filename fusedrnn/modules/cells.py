@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import functional
 from ..functional import Weights
-from .base import weight_of
+from .base import Untraced, refuse_tracers, weight_of
 
 
-class Cell:
+class Cell(Untraced):
     """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
 
     def _weights(self) -> Weights:
@@ -21,6 +21,7 @@ class Cell:
 
     def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
         """Check sizes, in torch.nn's words, and return input and states with a batch dimension."""
+        refuse_tracers(input)
         names = ("hx[0]", "hx[1]") if len(states) == 2 else ("hidden",)
         for name, tensor in zip(("input", *names), (input, *states)):
             if tensor.dim() not in (1, 2):
