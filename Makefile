@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusedrnn-ready
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*/*.* csrc/*/*/*.*)
 
-.PHONY: demo test test-all benchmark gpu-check info clean
+.PHONY: demo test test-all bench gpu-check info clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -20,8 +20,9 @@ test: $(STAMP)
 test-all: $(STAMP)
 	$(BIN)/python -m pytest tests -m "slow or not slow"
 
-benchmark: $(STAMP)
-	$(BIN)/python -m benchmarks.compare
+# ARGS="--suite full", and whatever else python -m benchmarks takes
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks $(ARGS)
 
 # with PYTHON's own torch, which has to be a CUDA build, and the extension that the check builds with it
 gpu-check:
@@ -37,7 +38,7 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python $(SOURCES)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet setuptools wheel ninja
-	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,demo]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,demo,bench]"
 	touch $@
 
 clean:

@@ -1,17 +1,29 @@
-"""The layers that are compared: torch.nn's, ours with the same weights, and torch.nn's in float64 for the truth."""
+"""The layers that are compared: torch.nn's, ours with the same weights, peers, and torch.nn's in float64 for the truth.
+
+A contender is verified and timed in passes. "infer" is the forward under no_grad in eval mode; "train-forward" the
+forward that keeps what a backward needs; "backward" that backward alone, with the gradients of the input and of every
+weight; "step" both together; "graph", on CUDA, the replay of a captured "infer". Ragged cases start from a padded
+batch: packing and unpacking count where a contender packs.
+"""
 
 import copy
 import dataclasses
+import itertools
+import math
 
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fusedrnn
 
+from . import peers
 from .timing import OURS
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
-PASSES = ("train", "infer")
+GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+PASSES = ("infer", "train-forward", "backward", "step", "graph")
+CONTENDERS = ("torch.nn", OURS, *peers.PEERS)
+MOST_COPIES = 512  # of the input, to rotate on CUDA
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,61 +44,152 @@ class Case:
         name += " bi" * self.bidirectional + " ragged" * self.ragged
         return name + f" {self.dtype}" * (self.dtype != "float32")
 
+    def sequence_lengths(self):
+        """The length of each row, the same in every run."""
+        if not self.ragged:
+            return torch.full((self.B,), self.T)
+        return torch.randint(1, self.T + 1, (self.B,), generator=torch.Generator().manual_seed(self.B * self.T))
 
-def contenders(case, mode, device="cpu"):
-    """Return {name: pass} of the same layer on the same data, with torch.nn's in float64 on the CPU as "exact".
+    def products(self):
+        """Floating-point operations of a forward's products: (of the inputs, of the recurrences)."""
+        steps, directions, rows = int(self.sequence_lengths().sum()), 1 + self.bidirectional, GATES[self.cell] * self.H
+        widths = self.H + (self.layers - 1) * directions * self.H
+        return 2 * steps * rows * widths * directions, 2 * steps * rows * self.H * self.layers * directions
 
-    A pass is a function of nothing that returns y, zero in the padding, and in training the gradients of x and of
-    every weight. The first contender is the one whose rounding errors ours are held against. Weights and data do not
-    depend on the dtype, so neither does the truth.
+
+class Contender:
+    """A layer with its data, to be run in any pass; it is put into training or eval mode when a pass is asked for."""
+
+    def __init__(self, layer, forward, parameters, x, d_y, as_torch=list):
+        """`as_torch` brings the gradients of `parameters` into the order and layout of torch.nn's."""
+        self.layer, self.forward, self.parameters, self.d_y, self.as_torch = layer, forward, parameters, d_y, as_torch
+        leaves = [x.clone().requires_grad_() for _ in range(copies(x))]
+        self.inputs = itertools.cycle(leaves)
+
+    def gradients(self, x, y):
+        d_x, *others = torch.autograd.grad(y, [x, *self.parameters], self.d_y)
+        return [d_x, *self.as_torch(others)]
+
+    def run(self, mode):
+        """A function of nothing that runs the pass and returns what it computes, as tensors to be verified."""
+        self.layer.train(mode not in ("infer", "graph"))
+        if mode == "backward":
+            return Backward(self)
+        if mode == "graph":
+            return self.captured()
+
+        def infer():
+            with torch.no_grad():
+                return [self.forward(next(self.inputs))]
+
+        def train_forward():
+            return [self.forward(next(self.inputs))]
+
+        def step():
+            x = next(self.inputs)
+            y = self.forward(x)
+            return [y, *self.gradients(x, y)]
+
+        return {"infer": infer, "train-forward": train_forward, "step": step}[mode]
+
+    def captured(self):
+        x, graph, aside = next(self.inputs).detach(), torch.cuda.CUDAGraph(), torch.cuda.Stream()
+        with torch.no_grad():
+            aside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(aside):  # warm-up, as torch's documentation of CUDA graphs asks for
+                for _ in range(3):
+                    self.forward(x)
+            torch.cuda.current_stream().wait_stream(aside)
+            with torch.cuda.graph(graph):
+                y = self.forward(x)
+
+        def replay():
+            graph.replay()
+            return [y]
+
+        return replay
+
+
+class Backward:
+    """The backward alone: clocks call `prepare`, which runs the forward, before each call and do not count it."""
+
+    def __init__(self, contender):
+        self.contender = contender
+
+    def prepare(self):
+        self.x = next(self.contender.inputs)
+        self.y = self.contender.forward(self.x)
+
+    def __call__(self):
+        y, self.y = self.y, None  # so that what the forward kept is freed when the backward is done
+        return self.contender.gradients(self.x, y)
+
+
+def expected(truth, mode):
+    """What a pass should return, of the [y, gradients...] of a whole step."""
+    return truth if mode == "step" else truth[1:] if mode == "backward" else truth[:1]
+
+
+def copies(x):
+    """On CUDA as many as outgrow the L2 cache twice, so that no pass finds its input there; on the CPU one."""
+    if x.device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(x.device).L2_cache_size
+    return min(MOST_COPIES, math.ceil(2 * cache / (x.numel() * x.element_size())))
+
+
+def contenders(case, device="cpu", names=("torch.nn", OURS)):
+    """Return ({name: Contender}, torch.nn's in float64 on the CPU, {name: why it cannot run}), all on the same data.
+
+    The first contender is the one whose rounding errors ours are held against. Weights and data do not depend on the
+    dtype, so neither does the truth.
     """
     torch.manual_seed(0)
     dtype = getattr(torch, case.dtype)
-    make = getattr(torch.nn, LAYERS[case.cell])
-    true = make(case.H, case.H, case.layers, bidirectional=case.bidirectional).train(mode == "train")
+    true = getattr(torch.nn, LAYERS[case.cell])(case.H, case.H, case.layers, bidirectional=case.bidirectional)
     with torch.no_grad():
         for weight in true.parameters():
             weight.copy_(in_every_dtype(weight))
     theirs = copy.deepcopy(true).to(device, dtype)
     theirs.flatten_parameters()
-    ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
     x = in_every_dtype(torch.randn(case.T, case.B, case.H))
     d_y = in_every_dtype(torch.randn(case.T, case.B, (1 + case.bidirectional) * case.H))
-    lengths = padding = None
+    lengths, mask = case.sequence_lengths(), None
     if case.ragged:
-        lengths = torch.randint(1, case.T + 1, (case.B,))
         padding = (torch.arange(case.T)[:, None] >= lengths)[..., None]
+        mask = padding.to(device)
         d_y = d_y.masked_fill(padding, 0)  # no loss looks at the padding
 
-    def run(layer, packed):
-        like = next(layer.parameters())
-        x_, d_y_ = x.to(like).requires_grad_(mode == "train"), d_y.to(like)
+    def packed(layer):
+        rows = lambda x_: pack_padded_sequence(x_, lengths, enforce_sorted=False)
+        return lambda x_: pad_packed_sequence(layer(rows(x_))[0], total_length=case.T)[0]
 
-        def forward():
-            if packed:
-                rows = pack_padded_sequence(x_, lengths, enforce_sorted=False)
-                return pad_packed_sequence(layer(rows)[0], total_length=case.T)[0]
-            return layer(x_)[0]
+    def contender(layer, forward, dtype=dtype, device=device):
+        return Contender(layer, forward, list(layer.parameters()), x.to(device, dtype), d_y.to(device, dtype))
 
-        def infer():
-            with torch.no_grad():
-                return [forward()]
-
-        def train():
-            y = forward()
-            return [y, *torch.autograd.grad(y, [x_, *layer.parameters()], d_y_)]
-
-        return train if mode == "train" else infer
-
-    exact = run(true.double(), case.ragged)
+    found, refused = {}, {}
     if not case.ragged:
-        passes = {"torch.nn": run(theirs, False)}
+        found["torch.nn"] = contender(theirs, lambda x_: theirs(x_)[0])
     else:
-        passes = {"torch.nn packed": run(theirs, True)}
+        found["torch.nn packed"] = contender(theirs, packed(theirs))
         if not case.bidirectional:  # a reverse direction that starts in the padding computes something else
-            padded, mask = run(theirs, False), padding.to(device)
-            passes["torch.nn padded"] = lambda: [(out := padded())[0].masked_fill(mask, 0), *out[1:]]
-    return {**passes, OURS: run(ours, case.ragged), "exact": exact}
+            found["torch.nn padded"] = contender(theirs, lambda x_: theirs(x_)[0].masked_fill(mask, 0))
+    if OURS in names:
+        ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
+        forward = packed(ours) if case.ragged else lambda x_: ours(x_)[0]
+        found[OURS] = contender(ours, forward)
+    for name in names:
+        if name in peers.PEERS:
+            try:
+                parts = peers.build(name, case, theirs)
+                found[name] = Contender(*parts[:3], x.to(device, dtype), d_y.to(device, dtype), *parts[3:])
+            except peers.Unsupported as reason:
+                refused[name] = str(reason)
+            except Exception as error:  # a peer that cannot even be set up is a row, not the end
+                refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    double = true.double()
+    exact = contender(double, packed(double) if case.ragged else lambda x_: double(x_)[0], torch.float64, "cpu")
+    return found, exact, refused
 
 
 def in_every_dtype(tensor):

@@ -10,9 +10,10 @@ import torch
 import fusedrnn
 
 from . import timing
-from .cases import LAYERS, PASSES, Case, contenders
+from .cases import LAYERS, Case, contenders, expected
 from .timing import OURS
 
+PASSES = {"train": "step", "infer": "infer"}  # name → pass of the contenders
 STRATEGIES = ("auto", "stepwise", "persistent")
 SHAPES = [(128, 1, 128), (256, 16, 256), (256, 16, 512), (100, 16, 768), (128, 64, 512), (128, 128, 1024)]  # T, B, H
 # name → dtype, TF32 allowed, relative spacing of its numbers
@@ -48,7 +49,7 @@ def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rou
     end = time.monotonic() + seconds
     planned = left = len(shapes) * len(LAYERS) * len(precisions) * len(PASSES)
     for (T, B, H), cell in itertools.product(shapes, LAYERS):
-        truth = contenders(Case(cell, B, T, H), "train")["exact"]()
+        truth = contenders(Case(cell, B, T, H))[1].run("step")()
         for (name, (dtype, tf32, eps)), mode in itertools.product(precisions.items(), PASSES):
             if time.monotonic() > end:
                 return
@@ -57,8 +58,8 @@ def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rou
             share = max(0.02, 0.5 * (end - time.monotonic()) / left)  # the other half to set up and to verify
             torch.backends.cuda.matmul.allow_tf32 = tf32
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-                rivals, refused = served(contenders(case, mode, device))
-                results = timing.measure(rivals, truth[: None if mode == "train" else 1], eps, share, rounds, clock)
+                rivals, refused = served({n: c.run(PASSES[mode]) for n, c in contenders(case, device)[0].items()})
+                results = timing.measure(rivals, expected(truth, PASSES[mode]), eps, share, rounds, clock)
             record = row(title, T, results, refused) | {"pass": mode, "tf32": tf32, "rows": planned}
             with open(path, "a") as file:
                 file.write(json.dumps({**dataclasses.asdict(case), **record}) + "\n")

@@ -17,12 +17,17 @@ LEAST_ROUNDS = 5
 
 
 def wall_clock(run, repeats):
-    """Seconds that a pass takes, on the average of `repeats`."""
-    return timeit.timeit(run, number=repeats) / repeats
+    """Seconds that a pass takes, on the average of `repeats`; without its `prepare`, where it has one."""
+    if not hasattr(run, "prepare"):
+        return timeit.timeit(run, number=repeats) / repeats
+    return sum(timeit.timeit(run, run.prepare, number=1) for _ in range(repeats)) / repeats
 
 
 def cuda_clock(run, repeats):
-    """Seconds that a pass takes between two events on the GPU, its launches included."""
+    """Seconds that a pass takes between two events on the GPU, its launches included, its `prepare` not."""
+    if hasattr(run, "prepare") and repeats > 1:
+        return sum(cuda_clock(run, 1) for _ in range(repeats)) / repeats
+    prepare(run)
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     torch.cuda.synchronize()
     start.record()
@@ -31,6 +36,17 @@ def cuda_clock(run, repeats):
     stop.record()
     stop.synchronize()
     return 1e-3 * start.elapsed_time(stop) / repeats
+
+
+def prepare(run):
+    """Do what a pass needs beforehand, where it needs something, and return the pass."""
+    getattr(run, "prepare", lambda: None)()
+    return run
+
+
+def said_of(error):
+    """The kind of an exception and its first line."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0][:200]}"
 
 
 def relative_errors(results, truth):
@@ -45,43 +61,83 @@ def relative_errors(results, truth):
 def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock):
     """Verify the contenders, time those that are right, and return {name: its figures}, ready for a JSON file.
 
+    In 0 seconds nothing is timed.
+
     Another order of the same sums: ours may be three times as far off as torch's, and a few roundings where torch
-    happens to be exact. Torch's own only has to be no nonsense.
+    happens to be exact. Torch's own only has to be no nonsense. What raises is recorded with its error.
     """
-    errors = {name: relative_errors(run(), truth) for name, run in passes.items()}
-    yardstick = [3 * error + 16 * eps for error in next(iter(errors.values()))]
-    results = {}
-    for name, found in errors.items():
+    results, yardstick = {}, None
+    for name, run in passes.items():
+        try:
+            found = relative_errors(prepare(run)(), truth)
+        except Exception as error:  # out of memory included; an interrupt is none
+            results[name] = failure(error)
+            continue
+        yardstick = yardstick or [3 * error + 16 * eps for error in found]
         bounds = yardstick if name.startswith(OURS) else [4 * eps**0.5] * len(truth)
         right = all(error <= bound for error, bound in zip(found, bounds))
         results[name] = {"error": max(found) if max(found) < math.inf else None, "right": right}  # no infinity in JSON
     right = {name: run for name, run in passes.items() if results[name]["right"]}
-    for name, samples in time_in_turns(right, seconds, rounds, clock).items():
-        deciles = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
-        figures = {"median_s": statistics.median(samples), "p10_s": deciles[0], "p90_s": deciles[-1]}
-        results[name] |= {**figures, "rounds": len(samples)}
+    if not seconds:
+        return results
+    samples, failures = time_in_turns(right, seconds, rounds, clock)
+    for name, error in failures.items():
+        results[name] |= failure(error)
+    for name, seconds_each in samples.items():
+        results[name] |= {**figures(seconds_each), "rounds": len(seconds_each)}
     return results
 
 
+def failure(error):
+    return {"error": None, "right": False, "failed": said_of(error)}
+
+
+def figures(samples):
+    """Median and deciles."""
+    deciles = statistics.quantiles(samples, n=10, method="inclusive") if len(samples) > 1 else samples
+    return {"median_s": statistics.median(samples), "p10_s": deciles[0], "p90_s": deciles[-1]}
+
+
 def time_in_turns(passes, seconds, rounds=None, clock=wall_clock):
-    """Return {name: seconds per pass, one for each round}: `rounds` rounds, or as many as fit into `seconds`."""
-    repeats = {}
-    for name, run in passes.items():
-        clock(run, 1)  # warm-up, after the run that was verified
-        repeats[name] = max(1, round(SAMPLE_SECONDS / clock(run, 1)))
-    samples = {name: [] for name in passes}
-    start, order = time.perf_counter(), list(passes)
+    """Return ({name: seconds per pass, one for each round}, {name: what it raised}).
+
+    There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race.
+    """
+    repeats, samples, failures = {}, {name: [] for name in passes}, {}
+
+    def attempt(name, count):
+        try:
+            return clock(passes[name], count)
+        except Exception as error:
+            failures[name] = error
+            del samples[name]
+
+    for name in passes:
+        once = attempt(name, 1)  # warm-up, after the run that was verified
+        if once is not None and once < 10 * SAMPLE_SECONDS:
+            once = attempt(name, 1)
+        repeats[name] = max(1, round(SAMPLE_SECONDS / once)) if once else 1
+    start = time.perf_counter()
     for turn in itertools.count():
-        if turn >= (rounds or LEAST_ROUNDS) and (rounds or time.perf_counter() - start > seconds):
-            return samples
-        for name in order if turn % 2 else order[::-1]:
-            samples[name].append(clock(passes[name], repeats[name]))
+        done = turn >= (rounds or LEAST_ROUNDS) and (rounds or time.perf_counter() - start > seconds)
+        if done or not samples:
+            return samples, failures
+        for name in list(samples) if turn % 2 else list(samples)[::-1]:
+            sample = attempt(name, repeats[name])
+            if sample is not None:
+                samples[name].append(sample)
 
 
 def as_text(result):
-    """Median and deciles in ms, or what is wrong."""
+    """Median and deciles in ms, or why there are none."""
+    if "failed" in result:
+        return result["failed"]
+    if "skipped" in result:
+        return "skipped"
     if not result["right"]:
         return "WRONG, error " + ("not finite" if result["error"] is None else f"{result['error']:.1e}")
+    if "median_s" not in result:
+        return "not timed"
     return "{:.3f} ({:.3f} to {:.3f})".format(*(1e3 * result[key] for key in ("median_s", "p10_s", "p90_s")))
 
 

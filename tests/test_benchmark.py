@@ -1,44 +1,66 @@
 """The benchmark measures, writes well-formed JSON, and refuses to time what computes something else."""
 
+import itertools
 import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import fusedrnn
 
 pytest.importorskip("rich", reason="the benchmark prints through rich")
+pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-from benchmarks import compare  # noqa: E402
+from benchmarks import __main__ as program  # noqa: E402
+from benchmarks import cases, machine, peers, runner, suites, timing  # noqa: E402
 
 TINY = ["--batch", "3", "--seq-len", "5", "--hidden", "7", "--rounds", "2"]
+CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 1e9, 1048576: 1e8}, "meeting_s": 1e-6}
 
 
-def test_benchmark_runs_as_a_program_and_writes_json(tmp_path):
-    output = tmp_path / "result.json"
-    command = [sys.executable, "-m", "benchmarks.compare", *TINY, "--ragged", "--threads", "1", "--output", str(output)]
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    """Run the program with imagined ceilings and without pictures; return (exit status, what it wrote)."""
+    monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS)
+    monkeypatch.setattr(program.pictures, "draw", lambda *_: {})
+
+    def run(*options):
+        status = program.main([*map(str, options), "--output", str(tmp_path)])
+        return status, json.loads(next(tmp_path.glob("*.json")).read_text(), parse_constant=pytest.fail)
+
+    return run
+
+
+def test_benchmark_runs_as_a_program_and_writes_everything(tmp_path):
+    command = [sys.executable, "-m", "benchmarks", *TINY, "--ragged", "--threads", "1", "--cells", "gru,rnn"]
+    command += ["--passes", "infer,step", "--output", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "geometric mean of 12 ratios" in run.stdout and "losses: " in run.stdout
-    written = json.loads(output.read_text(), parse_constant=pytest.fail)
-    assert {"date", "commit", "cpu", "threads", "torch", "build"} <= written["environment"].keys()
-    assert written["environment"]["threads"] == 1 and written["complete"]
+    assert "torch.nn: geometric mean of 8 ratios" in run.stdout and "losses: " in run.stdout
+    written = json.loads(next(tmp_path.glob("*.json")).read_text(), parse_constant=pytest.fail)
+    facts = written["environment"]
+    assert {"date", "commit", "device", "cpu", "MHz", "torch", "oneDNN", "MKL", "build", "load"} <= facts.keys()
+    assert facts["threads"] == 1 and facts["command"].startswith("python -m benchmarks --batch 3")
+    assert written["complete"]
     assert [(r["cell"], r["pass"]) for r in written["results"]] == [
-        (cell, name) for cell in ("lstm", "gru", "rnn") for name in ("train", "infer")
+        (cell, name) for cell in ("gru", "rnn") for name in ("infer", "step")
     ]
     for record in written["results"]:
         assert record["ratios"].keys() == {"torch.nn packed", "torch.nn padded"}
         for result in record["contenders"].values():
-            assert result["right"] and result["rounds"] == 2
+            assert result["right"] and result["rounds"] == 2 and result["peak_bytes"] > 0
             assert 0 < result["p10_s"] <= result["median_s"] <= result["p90_s"]
+    assert written["ceilings"]["flops"] > 1e8 and written["ceilings"]["meeting_s"] == 0, "one thread meets nobody"
+    assert next(tmp_path.glob("*.html")).stat().st_size > 1000
 
 
 @pytest.mark.parametrize("fault", [1.001, float("nan")])
-def test_a_wrong_contender_is_refused_and_never_timed(fault, tmp_path, monkeypatch, capsys):
+def test_a_wrong_contender_is_refused_and_never_timed(fault, bench, monkeypatch, capsys):
     calls = []
 
     def wrong(self, input):
@@ -47,31 +69,58 @@ def test_a_wrong_contender_is_refused_and_never_timed(fault, tmp_path, monkeypat
         return y * fault, states
 
     monkeypatch.setattr(fusedrnn.GRU, "forward", wrong)
-    output = tmp_path / "result.json"
-    with pytest.raises(SystemExit, match="wrong"):
-        compare.main([*TINY, "--cells", "gru", "--passes", "train", "infer", "--output", str(output)])
+    status, written = bench(*TINY, "--cells", "gru", "--passes", "step", "infer")
+    assert status == 1
     assert len(calls) == 2, "once a pass, to be verified"
-    assert "WRONG" in capsys.readouterr().out
-    for record in json.loads(output.read_text(), parse_constant=pytest.fail)["results"]:
+    assert "fusedrnn is not timed: WRONG" in capsys.readouterr().out
+    for record in written["results"]:
         ours = record["contenders"]["fusedrnn"]
         assert not ours["right"] and "median_s" not in ours and record["ratios"] == {}
         assert ours["error"] is None if fault != fault else ours["error"] > 5e-4
 
 
-def test_a_wrong_gradient_is_refused_too(monkeypatch, capsys):
+@pytest.mark.parametrize("mode", ["step", "backward"])
+def test_a_wrong_gradient_is_refused_too(mode, bench, monkeypatch, capsys):
     class Doubled(fusedrnn.GRU):
         def forward(self, input):
             y, h_n = super().forward(input)
             return 2 * y - y.detach(), h_n
 
     monkeypatch.setattr(fusedrnn, "convert", lambda module, report: setattr(module, "__class__", Doubled) or module)
-    with pytest.raises(SystemExit, match="wrong"):
-        compare.main([*TINY, "--cells", "gru", "--passes", "train"])
+    assert bench(*TINY, "--cells", "gru", "--passes", mode)[0] == 1
     assert "WRONG" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch, capsys):
-    measure, done = compare.measure, []
+def test_a_contender_that_fails_is_a_row_with_its_error(bench, monkeypatch, capsys):
+    def fails(self, input):
+        raise torch.OutOfMemoryError("no room\nand more")
+
+    monkeypatch.setattr(fusedrnn.RNN, "forward", fails)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    status, written = bench(*TINY, "--cells", "rnn,gru", "--passes", "infer", "--contenders", "fusedrnn,haste")
+    failed, fine = (record["contenders"] for record in written["results"])
+    assert status == 1 and written["complete"]
+    assert failed["fusedrnn"] == {"right": False, "error": None, "failed": "OutOfMemoryError: no room"}
+    assert failed["torch.nn"]["right"] and fine["fusedrnn"]["right"]
+    assert fine["haste"]["skipped"] == "haste_pytorch is not installed"
+    printed = capsys.readouterr().out
+    assert "rnn B=3 T=5 H=7 infer: fusedrnn is not timed: OutOfMemoryError: no room" in printed
+    assert "haste skipped in 2 rows: haste_pytorch is not installed" in printed
+
+
+def test_what_fails_while_it_is_timed_leaves_the_race():
+    calls = itertools.count()
+
+    def fails():
+        if next(calls) > 3:
+            raise RuntimeError("worn out")
+
+    samples, failures = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, lambda run, repeats: run() or 1.0)
+    assert str(failures["a"]) == "worn out" and samples == {"b": [1.0] * 4}
+
+
+def test_an_interrupted_run_keeps_what_it_has(bench, monkeypatch, capsys):
+    measure, done = runner.measure, []
 
     def interrupted(*arguments):
         if done:
@@ -79,20 +128,94 @@ def test_an_interrupted_run_keeps_what_it_has(tmp_path, monkeypatch, capsys):
         done.append(1)
         return measure(*arguments)
 
-    monkeypatch.setattr(compare, "measure", interrupted)
-    compare.main([*TINY, "--output", str(tmp_path / "result.json")])
-    written = json.loads((tmp_path / "result.json").read_text())
-    assert not written["complete"] and len(written["results"]) == 1
-    assert "interrupted after 1 of 6 rows" in capsys.readouterr().out
+    monkeypatch.setattr(runner, "measure", interrupted)
+    status, written = bench(*TINY, "--passes", "infer,step")
+    assert status == 130 and not written["complete"] and len(written["results"]) == 1
+    printed = capsys.readouterr().out
+    assert "interrupted after 1 of 6 rows" in printed and "torch.nn: geometric mean of 1 ratios" in printed
 
 
-def test_the_options_choose_cases_or_a_grid():
-    assert compare.select(compare.parse([])) == compare.DEFAULT_CASES
-    options = compare.parse(["--cells", "lstm", "--batch", "1", "4", "--layers", "2", "--dtype", "float64"])
-    assert [str(case) for case in compare.select(options)] == [f"lstm B={B} T=128 H=256 L=2 float64" for B in (1, 4)]
+def test_a_budget_that_is_used_up_ends_the_run(bench, capsys):
+    status, written = bench(*TINY, "--budget", "1e-9")
+    assert status == 0 and written["results"] == [] and not written["complete"]
+    assert "was used up after 0 of" in capsys.readouterr().out
 
 
-def test_nonsense_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        compare.parse(["--batch", "0"])
-    assert "must be a whole number above 0; got '0'" in capsys.readouterr().err
+def test_the_suite_for_memory_times_nothing(bench, capsys):
+    status, written = bench(*TINY, "--suite", "memory", "--cells", "lstm")
+    (record,) = written["results"]
+    assert status == 0 and record["ratios"] == {}
+    assert all("median_s" not in found and found["peak_bytes"] > 0 for found in record["contenders"].values())
+    printed = capsys.readouterr().out
+    assert "peak MB of forward and backward" in printed and "torch.nn: geometric mean of 1 ratios" in printed
+
+
+def test_contenders_take_turns():
+    order = []
+    clock = lambda run, repeats: order.append(run) or 1.0
+    timing.time_in_turns({"a": "A", "b": "B"}, 0, 3, clock)
+    assert order == ["A", "B", *"BA", *"AB", *"BA"], "after one call of each to warm up"
+
+
+def test_what_a_pass_prepares_is_not_counted():
+    done = []
+
+    class Run:
+        prepare = staticmethod(lambda: done.append("prepare"))
+        __call__ = staticmethod(lambda: done.append("run"))
+
+    run = Run()
+    timing.wall_clock(run, 2)
+    assert done == ["prepare", "run", "prepare", "run"]
+
+
+def test_statistics():
+    found = timing.figures([float(i) for i in range(11)])
+    assert found == {"median_s": 5.0, "p10_s": 1.0, "p90_s": 9.0}
+    assert timing.figures([2.0]) == {"median_s": 2.0, "p10_s": 2.0, "p90_s": 2.0}
+    assert timing.verdict({"a": 4.0, "b": 0.25}) == ["geometric mean of 2 ratios: 1.00", "losses: b (0.25)"]
+
+
+def test_the_step_loop_that_is_compiled_computes_the_same():
+    for cell in cases.LAYERS:
+        layer = getattr(torch.nn, cases.LAYERS[cell])(7, 7)
+        x = torch.randn(5, 3, 7)
+        torch.testing.assert_close(peers.Loop(cases.Case(cell, 3, 5, 7), layer)(x), layer(x)[0])
+    with pytest.raises(peers.Unsupported, match="T = 100 is too long to unroll"):
+        peers.build("compiled", cases.Case("gru", 3, 100, 7), layer)
+
+
+def test_the_options_choose_a_suite_or_a_grid():
+    quick = suites.select(program.parse([]))[0]
+    assert {case for case, _, _ in quick} == set(suites.QUICK)
+    options = program.parse("--cells lstm --batch 1,4 --layers 2 --dtype float64 --passes step".split())
+    rows, seconds = suites.select(options)
+    assert [f"{case} {mode}" for case, mode, _ in rows] == [f"lstm B={B} T=128 H=256 L=2 float64 step" for B in (1, 4)]
+    full, seconds = suites.select(program.parse(["--suite", "full"]))
+    assert {case for case, _, _ in full} >= set(suites.TELLING) and seconds < 600
+    assert {len(names) for _, _, names in full} == {2, 5, 6}, "ragged and deep; peers; the compiled loop too"
+    for name, sizes in (("B", suites.BATCHES), ("T", suites.STEPS), ("H", suites.WIDTHS)):
+        assert {getattr(case, name) for case, _, _ in full} >= set(sizes)
+
+
+@pytest.mark.parametrize(
+    "options, says",
+    [
+        ("--batch 0", "argument --batch: must be a whole number above 0; got '0'"),
+        ("--cells lstm,lstn", "argument --cells: knows lstm, gru, rnn; got 'lstn'"),
+        ("--hidden 1000000", "sizes too large: B=1 T=1 H=1000000 makes a tensor of more than 8 GB in float64"),
+        ("--budget nan", "argument --budget: must be a number of seconds above 0; got 'nan'"),
+        ("--passes graph", "the pass graph needs --device cuda"),
+        ("--colour red", "unrecognized arguments: --colour red"),
+        ("--output README.md", "--output must be a folder; README.md is a file"),
+        ("--compare nowhere.json", "nowhere.json cannot be read: No such file or directory"),
+        ("--compare README.md", "README.md is no result of this benchmark"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(options, says, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    try:
+        status = program.main(options.split())
+    except SystemExit as error:
+        status = error.code
+    assert status == 2 and capsys.readouterr().err == f"python -m benchmarks: {says}\n"

@@ -1,0 +1,169 @@
+"""Is fusedrnn faster than torch.nn at your sizes? `python -m benchmarks`: a table, pictures and a page to read.
+
+Exit status: 0, or 1 where --compare finds something slower or where fusedrnn is wrong or fails, 2 for input that makes
+no sense, 130 after Ctrl-C.
+"""
+
+import argparse
+import itertools
+import math
+import re
+import sys
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from . import gate, machine, page, pictures, runner, suites, tables
+from .cases import CONTENDERS, LAYERS, PASSES
+from .timing import OURS, ROOT
+
+OUT = ROOT / "benchmarks" / "out"
+LARGEST = 2**33  # bytes of an input or a weight matrix
+
+
+def size(text):
+    if not text.isdigit() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0; got {text!r}")
+    return int(text)
+
+
+def seconds(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0; got {text!r}")
+    return value
+
+
+def some(allowed):
+    def chosen(text):
+        unknown = [name for name in text.split(",") if name not in allowed]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"knows {', '.join(allowed)}; got {', '.join(map(repr, unknown))}")
+        return text.split(",")
+
+    return chosen
+
+
+def sizes(text):
+    return [size(part) for part in text.split(",")]
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"{self.prog}: {message}\n")  # one line, without the usage
+
+
+def parse(arguments):
+    parser = Parser(
+        prog="python -m benchmarks",
+        description=__doc__.split("`")[0].strip(),
+        epilog="Any of --batch, --seq-len, --hidden, --layers, --bidirectional and --ragged asks for the grid of all "
+        "combinations instead of a suite. Lists are separated by commas or spaces.",
+    )
+    several = lambda name, kind, **more: parser.add_argument(name, nargs="+", type=kind, **more)
+    parser.add_argument("--suite", choices=suites.SUITES, default="quick")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    several("--cells", some(LAYERS), default=[list(LAYERS)], metavar=",".join(LAYERS))
+    several("--passes", some(PASSES), metavar=",".join(PASSES))
+    several("--contenders", some(CONTENDERS), metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
+    for name, letter, usual in (("batch", "B", 32), ("seq-len", "T", 128), ("hidden", "H", 256), ("layers", "L", 1)):
+        several(f"--{name}", sizes, metavar=letter, help=f"{usual} in a grid if omitted")
+    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--ragged", action="store_true", help="rows of unequal length")
+    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
+    parser.add_argument("--tf32", action="store_true", help="let float32 products on CUDA, of all contenders, use TF32")
+    parser.add_argument("--threads", type=size, help="torch's default if omitted")
+    parser.add_argument("--rounds", type=size, help="samples of each contender, instead of as many as the time allows")
+    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="for all rows; by default the suite's")
+    parser.add_argument("--output", type=Path, metavar="DIR", default=OUT, help="benchmarks/out if omitted")
+    parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail where a row became slower than there")
+    parser.add_argument("--report", type=Path, metavar="OLD.json", help="measure nothing, make the report of this anew")
+    options = parser.parse_args(arguments)
+    for name in ("cells", "passes", "contenders", "batch", "seq_len", "hidden", "layers"):
+        given = getattr(options, name)
+        setattr(options, name, given and list(dict.fromkeys(itertools.chain(*given))))
+    check(options, parser)
+    return options
+
+
+def check(options, parser):
+    """Refuse what cannot run, with one line."""
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error(f"no CUDA device: torch {torch.__version__} finds none")
+    if options.device != "cuda" and "graph" in (options.passes or ()):
+        parser.error("the pass graph needs --device cuda")
+    B, T, H = (max(given or [1]) for given in (options.batch, options.seq_len, options.hidden))
+    if 8 * max(B * T * H, 4 * H * H) > LARGEST:
+        parser.error(f"sizes too large: B={B} T={T} H={H} makes a tensor of more than {LARGEST >> 30} GB in float64")
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output must be a folder; {options.output} is a file")
+
+
+def measured(options, console, command):
+    """Run what the options ask for behind a progress bar; return the result and where it lies."""
+    rows, budget = suites.select(options)
+    facts = machine.environment(options.device, command)
+    if options.device == "cpu" and facts["load"] and facts["load"] > facts["cores"] / 2:
+        console.print(f"the machine is busy (load {facts['load']} on {facts['cores']} cores): expect noise")
+    stem = f"{options.device}-{options.suite}-{re.sub('[-:]', '', facts['date'][:19]).replace('T', '-')}"
+    path = options.output / f"{stem}.json"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:"
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
+        task = progress.add_task("measuring the machine's ceilings", total=len(rows))
+        found = machine.ceilings(options.dtype, options.device)
+        watch = lambda row, done: progress.update(task, description=f"{row:<44}", completed=done)
+        return runner.run(rows, budget, facts, found, path, options, watch), path
+
+
+def report(result, path, console):
+    """Everything that is made from a result: tables here, pictures and a page beside its JSON file."""
+    tables.show(result, console)
+    made = pictures.draw(result, path.parent, path.stem)
+    html = path.with_suffix(".html")
+    html.write_text(page.page(result, made), encoding="utf-8")
+    for file in (path, html, *made.values()):
+        console.print(f"written to {file}", highlight=False, soft_wrap=True)
+
+
+def sound(result):
+    """Whether ours is right and runs in every row."""
+    found = [row["contenders"][OURS] for row in result["results"] if OURS in row["contenders"]]
+    return all(figures["right"] for figures in found)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    console = tables.make_console()
+    try:
+        old = gate.read(options.compare) if options.compare else None
+        result, path = (gate.read(options.report), options.report) if options.report else (None, None)
+    except gate.BadResult as error:
+        print(f"python -m benchmarks: {error}", file=sys.stderr)
+        return 2
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
+    if result is None:
+        given = [str(text) for text in (sys.argv[1:] if arguments is None else arguments)]
+        try:
+            result, path = measured(options, console, " ".join(["python -m benchmarks", *given]))
+        except KeyboardInterrupt:
+            return 130  # before the first row
+    report(result, path, console)
+    fine = sound(result)
+    if old:
+        verdict = gate.compare(old, result)
+        for line in gate.lines(verdict):
+            console.print(line, highlight=False, markup=False)
+        if not verdict["paired"] and not verdict["lost"]:
+            return 2  # two results of different cases
+        fine &= gate.passes(verdict)
+    return 130 if result.get("interrupted") else int(not fine)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

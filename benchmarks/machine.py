@@ -1,0 +1,171 @@
+"""What the machine is, what it can do at best, and how long a layer would take if it did: the roofline.
+
+The ceilings are measured in the run that uses them: the rate of large products by torch.mm at the run's dtype and
+threads, the rate of reading buffers of many sizes, and what a meeting of all threads costs (on CUDA: a launch). The
+limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading so many bytes,
+
+    forward  = input products / P + T · (a step's recurrent products / P or W / R, whichever is longer, + meeting)
+    backward = that forward's + (input products + recurrent products) / P, for the weights' gradients
+    step     = both
+
+for each layer. On the CPU it is the lower of what one thread can do, which meets nobody, and all together; and where
+there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights that a kernel keeps
+in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed 100 %.
+"""
+
+import ctypes
+import datetime
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+import fusedrnn
+from fusedrnn import _ops
+
+from . import timing
+from .cases import GATES
+
+SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
+SIZES_CUDA = [2**k for k in range(20, 31, 2)]
+ROUNDS = 7  # the fastest counts: a ceiling is what the machine can do, not what it did
+
+
+def load():
+    """How many processes wanted the processor in the last minute, where the system counts them."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def environment(device="cpu", command=None):
+    """What a reader needs to judge, or to repeat, the figures; taken before the run, for the load is ours in it."""
+    cpu, clock = platform.processor(), None
+    if Path("/proc/cpuinfo").exists():
+        lines = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
+        facts = {name.strip(): value.strip() for name, value in reversed(lines)}
+        cpu, clock = facts.get("model name", cpu), facts.get("cpu MHz")
+    found = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "command": command,
+        "commit": timing.commit(),
+        "device": "cpu",
+        "cpu": cpu,
+        "MHz": clock and round(float(clock)),
+        "cores": os.cpu_count(),
+        "load": load(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "oneDNN": named_version("oneDNN") or named_version("MKL-DNN"),
+        "MKL": named_version("oneAPI Math Kernel Library") or named_version("Math Kernel Library"),
+        "python": platform.python_version(),
+        "fusedrnn": fusedrnn.__version__,
+        "build": _ops.build_info(),
+    }
+    if device == "cuda":
+        from .gpu_check import clocks, query
+
+        properties = torch.cuda.get_device_properties(0)
+        found |= {"device": properties.name, "multiprocessors": properties.multi_processor_count, "clocks": clocks()}
+        found |= {"compute capability": f"{properties.major}.{properties.minor}", **query("driver_version")}
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
+        found |= {"TF32": torch.backends.cuda.matmul.allow_tf32}
+    return found
+
+
+def named_version(library):
+    """What torch says of a library that it was built with, or None."""
+    lines = (line.strip(" -") for line in torch.__config__.show().splitlines())
+    return next((line for line in lines if library in line), None)
+
+
+# --- ceilings ------------------------------------------------------------------------------------------------------
+
+
+def ceilings(dtype="float32", device="cpu"):
+    """{flops: a second, read: {bytes: bytes a second}, meeting_s, threads}; what cannot be measured is left empty."""
+    found = ceilings_cuda() if device == "cuda" else ceilings_cpu()
+    clock = timing.cuda_clock if device == "cuda" else timing.wall_clock
+    found["flops"] = 0
+    for n in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
+        a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        seconds = fastest(lambda: clock(lambda: torch.mm(a, b), 1))
+        found["flops"] = max(found["flops"], 2 * n**3 / seconds)
+    return found
+
+
+def fastest(measure):
+    """The least of several measurements; fewer where one takes long."""
+    first = measure()
+    return min(first, *(measure() for _ in range(ROUNDS if first < 0.2 else 2)))
+
+
+def ceilings_cpu():
+    threads, probes = torch.get_num_threads(), compiled_probes()
+    found = {"threads": threads, "read": {}, "meeting_s": 0.0}
+    if probes is None:
+        return found
+    data, sum_ = torch.ones(SIZES[-1] // 4), ctypes.c_float()
+    for size in SIZES:
+        times = max(1, 2**27 // size)
+        arguments = ctypes.c_void_p(data.data_ptr()), ctypes.c_long(size // 4), times, threads, ctypes.byref(sum_)
+        found["read"][size] = times * size / fastest(lambda: probes.read_seconds(*arguments))
+    found["meeting_s"] = fastest(lambda: probes.barrier_seconds(2000, threads)) if threads > 1 else 0.0
+    return found
+
+
+def compiled_probes():
+    """The functions of probes.c, or None without a compiler."""
+    compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
+    if not compiler:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "probes.so"
+        flags = ["-O3", "-march=native", "-ffast-math", "-fopenmp", "-shared", "-fPIC"]
+        source = Path(__file__).with_name("probes.c")
+        if subprocess.run([compiler, *flags, source, "-o", library], capture_output=True).returncode:
+            return None
+        probes = ctypes.CDLL(str(library))
+    probes.read_seconds.restype = probes.barrier_seconds.restype = ctypes.c_double
+    return probes
+
+
+def ceilings_cuda():
+    one, read = torch.zeros(1, device="cuda"), {}
+    for size in SIZES_CUDA:
+        data = torch.ones(size // 4, device="cuda")
+        read[size] = size / fastest(lambda: timing.cuda_clock(data.sum, max(1, 2**26 // size)))
+    return {"threads": 1, "read": read, "meeting_s": fastest(lambda: timing.cuda_clock(lambda: one.add_(1), 1000))}
+
+
+# --- the limit -----------------------------------------------------------------------------------------------------
+
+
+def read_rate(read, size):
+    """Bytes a second at which so many are read: that of the measured size nearest to it, or of a larger faster one."""
+    sizes = {int(measured): rate for measured, rate in read.items()}  # JSON makes the keys text
+    near = min(sizes, key=lambda measured: abs(math.log(measured / size)))
+    return max(rate for measured, rate in sizes.items() if measured >= near)
+
+
+def limit(case, mode, found):
+    """Seconds that a pass takes at the ceilings; None where they are not known."""
+    if not found.get("flops") or not found["read"]:
+        return None
+    itemsize = torch.finfo(getattr(torch, case.dtype)).bits // 8
+    return min(at_ceilings(case, mode, found, itemsize, n) for n in {1, found["threads"]})
+
+
+def at_ceilings(case, mode, found, itemsize, threads):
+    share, sides = threads / found["threads"], 1 + case.bidirectional
+    P = found["flops"] * share
+    of_inputs, of_recurrence = case.products()
+    steps, weights = case.T * case.layers, sides * GATES[case.cell] * case.H**2 * itemsize
+    alone = found["threads"] > 1 and (threads == 1 or case.B * sides >= threads)
+    step = max(of_recurrence / steps / P, weights / (read_rate(found["read"], weights) * share))
+    forward = of_inputs / P + steps * (step + (0 if alone else found["meeting_s"]))
+    backward = forward + (of_inputs + of_recurrence) / P
+    return {"backward": backward, "step": forward + backward}.get(mode, forward)

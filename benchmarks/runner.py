@@ -1,0 +1,114 @@
+"""Measures row after row within a budget of seconds and writes the result after each one.
+
+Whatever happens in a row stays in it: a contender that is wrong is not timed, one that fails is recorded with its
+error. Ctrl-C and the end of the budget leave what was measured.
+"""
+
+import dataclasses
+import functools
+import gc
+import json
+import time
+
+import torch
+
+from . import machine, memory, timing
+from .cases import contenders, expected
+from .timing import OURS
+
+TIMED = 0.6  # of a row's share of the budget; the rest is for verification and for memory
+MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
+
+
+def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None):
+    """One row: verify every contender against float64, time those that are right, and take their peak of memory.
+
+    In 0 seconds nothing is timed.
+    """
+    rivals, _, refused = contenders(case, device, names)
+    truth = expected(whole_truth(case), mode)
+    passes, results = {}, {}
+    for name, rival in rivals.items():
+        try:
+            passes[name] = rival.run(mode)
+        except Exception as error:
+            results[name] = timing.failure(error)
+    eps = torch.finfo(getattr(torch, case.dtype)).eps
+    if case.dtype == "float32" and device == "cuda" and torch.backends.cuda.matmul.allow_tf32:
+        eps = 2**-10  # TF32's
+    clock = timing.cuda_clock if device == "cuda" else timing.wall_clock
+    results |= timing.measure(passes, truth, eps, seconds, rounds, clock)
+    for name, run in passes.items():
+        if results[name]["right"]:
+            results[name] |= extras(run, case, device)
+    results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
+    medians = {name: result["median_s"] for name, result in results.items() if "median_s" in result}
+    ratios = {name: median / medians[OURS] for name, median in medians.items() if name != OURS and OURS in medians}
+    bound = machine.limit(case, mode, ceilings) if ceilings else None
+    for name, median in medians.items():
+        results[name]["of_limit"] = bound / median if bound else None
+    row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}
+    return row | {"ratios": ratios, "limit_s": bound, "flops": flops(case, mode)}
+
+
+@functools.lru_cache(maxsize=1)  # the passes of a case come one after the other
+def whole_truth(case):
+    return contenders(case)[1].run("step")()
+
+
+def extras(run, case, device):
+    try:
+        found = {"peak_bytes": memory.peak(run, device)}
+        return found | ({"launches_per_step": memory.launches(run) / case.T} if device == "cuda" else {})
+    except Exception as error:
+        return {"memory_failed": timing.said_of(error)}
+
+
+def flops(case, mode):
+    """Of the products of a pass: a backward has two for each of the forward."""
+    return sum(case.products()) * {"backward": 2, "step": 3}.get(mode, 1)
+
+
+def weight(case, mode):
+    """About how long a row takes beside the others, in an arbitrary unit."""
+    return 1 + flops(case, mode) / 2e10
+
+
+def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: None):
+    """Measure `rows`, of (case, pass, contenders), and return the result; `watch` is told of each before it starts."""
+    result = {"environment": facts, "suite": options.suite, "ceilings": ceilings, "complete": False, "results": []}
+    start = time.perf_counter()
+    end = start + seconds
+    pending = sum(weight(case, mode) for case, mode, _ in rows)
+    try:
+        for number, (case, mode, names) in enumerate(rows):
+            left = end - time.perf_counter()
+            if left <= 0:
+                result["ended"] = f"the budget of {seconds:.0f} s was used up after {number} of {len(rows)} rows"
+                break
+            watch(f"{case} {mode}", number)
+            share = min(MOST_SECONDS, TIMED * left * weight(case, mode) / pending)
+            pending -= weight(case, mode)
+            if options.suite == "memory":
+                share = 0
+            began = time.perf_counter()
+            row = measure(case, mode, names, share, options.rounds, options.device, ceilings)
+            row["seconds"] = round(time.perf_counter() - began, 2)
+            result["results"].append(row)
+            result["complete"] = number + 1 == len(rows)
+            result["seconds"] = round(time.perf_counter() - start, 1)
+            save(result, path)
+            gc.collect()
+    except KeyboardInterrupt:
+        result["ended"] = f"interrupted after {len(result['results'])} of {len(rows)} rows; here is what was measured"
+        result["interrupted"] = True
+    save(result, path)
+    return result
+
+
+def save(result, path):
+    """Beside the old file and then over it, so that there is always a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    beside.replace(path)

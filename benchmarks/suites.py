@@ -1,0 +1,69 @@
+"""Which cases run: a quick suite, a full one, one for memory, or the grid that the options ask for."""
+
+import dataclasses
+import itertools
+
+from .cases import CONTENDERS, LAYERS, Case
+from .peers import LONGEST_UNROLLED
+from .timing import OURS
+
+BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 64, 100, 256, 512, 1024)
+MOST_FLOPS = 2e10  # of a forward's products: what is beyond would take the time of all the others
+COMPILED = [(1, 10, 256), (32, 10, 256)]  # the full suite compiles the step loop for these alone
+
+TELLING = [
+    *(Case(cell, 1, 128, 64) for cell in LAYERS),  # one sequence at a time
+    *(Case(cell, 1, 128, 128) for cell in ("lstm", "gru")),
+    *(Case("gru", 1, T, 1024) for T in (10, 100)),  # weights larger than most caches
+    Case("lstm", 1, 1, 64),  # one step: what a call costs
+    Case("lstm", 4, 16, 256),
+    Case("lstm", 8, 200, 50),  # a width that no vector divides
+    *(Case(cell, 32, 128, 256) for cell in LAYERS),  # the common training shape
+    *(Case(cell, 64, 64, 512) for cell in ("lstm", "gru")),  # large products take all the time
+    Case("gru", 16, 64, 128, layers=2, bidirectional=True),
+    *(Case(cell, 32, 128, 256, ragged=True) for cell in ("lstm", "gru")),
+]
+QUICK = TELLING + [Case(cell, B, T, 128) for cell, B, T in itertools.product(LAYERS, (1, 16, 64), (10, 128))]
+FULL = TELLING + [
+    *(Case(cell, B, T, 256) for cell, B, T in itertools.product(LAYERS, BATCHES, STEPS)),
+    *(Case(cell, B, 128, H) for cell, B, H in itertools.product(LAYERS, (1, 32), WIDTHS)),
+    *(Case(cell, 16, 128, 128, layers=2) for cell in LAYERS),
+    *(Case(cell, 16, 128, 128, bidirectional=True) for cell in LAYERS),
+    Case("rnn", 32, 128, 256, ragged=True),
+]
+MEMORY = [Case(cell, 32, T, 256) for cell, T in itertools.product(LAYERS, (10, 32, 128, 512))]
+SUITES = {  # name → cases, passes, seconds in all
+    "quick": (QUICK, ("infer", "step"), 105),
+    "full": (FULL, ("infer", "train-forward", "backward", "step"), 560),
+    "memory": (MEMORY, ("step",), 120),
+}
+SECONDS_PER_ROW, SECONDS_TO_COMPILE = 1.5, 30  # in a grid without --budget
+
+
+def select(options):
+    """[(case, pass, contenders)] in the order of running, and the seconds that they may take in all."""
+    cases, passes, seconds = SUITES[options.suite]
+    sizes = (options.batch, options.seq_len, options.hidden, options.layers)
+    asked = any(sizes) or options.bidirectional or options.ragged
+    if asked:
+        grid = itertools.product(options.cells, *(given or [usual] for given, usual in zip(sizes, (32, 128, 256, 1))))
+        cases = [Case(*point, options.bidirectional, options.dtype, options.ragged) for point in grid]
+    else:
+        small = (case for case in dict.fromkeys(cases) if sum(case.products()) <= MOST_FLOPS or case in TELLING)
+        cases = [dataclasses.replace(case, dtype=options.dtype) for case in small if case.cell in options.cells]
+    passes = options.passes or list(passes) + ["graph"] * (options.device == "cuda" and options.suite != "memory")
+    rows = [(case, mode, rivals(case, options)) for case in cases for mode in passes]
+    if asked:
+        compiling = sum("compiled" in names and case.T <= LONGEST_UNROLLED for case, _, names in rows)
+        seconds = min(560, 10 + SECONDS_PER_ROW * len(rows) + SECONDS_TO_COMPILE * compiling)
+    return rows, options.budget or seconds
+
+
+def rivals(case, options):
+    """Who runs a case: those asked for, or torch.nn and ours, with peers where the full suite wants them."""
+    if options.contenders:
+        return tuple(name for name in CONTENDERS if name in ("torch.nn", *options.contenders))
+    if options.suite != "full" or case.ragged or case.layers > 1 or case.bidirectional:
+        return "torch.nn", OURS
+    few = "compiled" if (case.B, case.T, case.H) in COMPILED else None
+    return tuple(name for name in CONTENDERS if name != "compiled" or few)

@@ -1,0 +1,113 @@
+"""A result as tables and lines, which the terminal and the page share."""
+
+from rich.console import Console
+from rich.table import Table
+
+from . import timing
+from .timing import OURS
+
+HEADER = ("case", "pass", "rival", "rival's ms", f"{OURS}'s ms", "ratio", "of the limit", "peak MB, rival", "peak MB")
+TITLE = "median ms (p10 to p90); ratio: the rival's time over ours, above 1 fusedrnn is faster"
+
+
+def rows(result):
+    """[(the cells of HEADER as text, ratio or None)], one for each row and rival."""
+    table = []
+    for record in result["results"]:
+        found = record["contenders"]
+        ours = found.get(OURS, {"right": False, "skipped": "not asked for"})
+        for rival in [name for name in found if name != OURS] or [OURS]:
+            ratio = record["ratios"].get(rival)
+            cells = [record["case"], record["pass"], rival, timing.as_text(found[rival]), timing.as_text(ours)]
+            cells += ["" if ratio is None else f"{ratio:.2f}", percent(ours.get("of_limit"))]
+            cells += [megabytes(found[rival].get("peak_bytes")), megabytes(ours.get("peak_bytes"))]
+            table.append((cells, ratio))
+    return table
+
+
+def memory_rows(result):
+    """[(case, torch.nn's MB, ours, how many times as much torch.nn takes)] where both are known."""
+    found = [(record, *peaks(record)) for record in result["results"] if all(peaks(record))]
+    return [
+        (f"{record['case']} {record['pass']}", megabytes(theirs), megabytes(ours), f"{theirs / ours:.2f}")
+        for record, theirs, ours in found
+    ]
+
+
+def peaks(record):
+    return [record["contenders"].get(name, {}).get("peak_bytes") for name in ("torch.nn", OURS)]
+
+
+def percent(share):
+    return "" if share is None else f"{100 * share:.0f} %"
+
+
+def megabytes(size):
+    return "" if size is None else f"{size / 1e6:.3g}"
+
+
+def ratios_by_rival(result):
+    """{rival: {row: ratio}}, of bytes in the suite for memory.
+
+    torch.nn packed and padded count as torch.nn, with the way in the row's name.
+    """
+    found = {}
+    for record in result["results"]:
+        theirs, ours = peaks(record) if result["suite"] == "memory" else (None, None)
+        for rival, ratio in ({"torch.nn": theirs / ours} if theirs and ours else record["ratios"]).items():
+            kind, way = ("torch.nn", rival.removeprefix("torch.nn")) if rival.startswith("torch.nn") else (rival, "")
+            found.setdefault(kind, {})[f"{record['case']} {record['pass']}{way and ' against' + way}"] = ratio
+    return found
+
+
+def verdicts(result):
+    """Geometric mean and losses against each rival, what was wrong, failed or skipped, and how the run ended."""
+    said = [f"{rival}: {line}" for rival, each in ratios_by_rival(result).items() for line in timing.verdict(each)]
+    skipped = {}
+    for record in result["results"]:
+        for name, figures in record["contenders"].items():
+            if "skipped" in figures:
+                skipped.setdefault((name, figures["skipped"]), []).append(record)
+            elif not figures["right"]:
+                said.append(f"{record['case']} {record['pass']}: {name} is not timed: {timing.as_text(figures)}")
+    said += [f"{name} skipped in {len(where)} rows: {reason}" for (name, reason), where in skipped.items()]
+    return said + ([result["ended"]] if "ended" in result else [])
+
+
+def ceilings(result):
+    """One line of what the machine can do at best, as measured in the run."""
+    found = result.get("ceilings")
+    if not found:
+        return "no ceilings measured"
+    read = ", ".join(f"{int(size) / 2**20:g} MB {rate / 1e9:.0f} GB/s" for size, rate in found["read"].items())
+    meeting = f"a meeting of {found['threads']} threads {1e6 * found['meeting_s']:.2f} µs"
+    if result["environment"]["device"] != "cpu":
+        meeting = f"a launch {1e6 * found['meeting_s']:.2f} µs"
+    return f"ceilings: products {found['flops'] / 1e9:.0f} GFLOP/s; reading {read or 'unknown'}; {meeting}"
+
+
+def make_console():
+    console = Console()
+    if not console.is_terminal:
+        console.width = 180  # a file or a pipe has no width of its own
+    return console
+
+
+def show(result, console):
+    """Print the table, the ceilings and the verdicts."""
+    if result["suite"] == "memory":
+        table = Table(title="peak MB of forward and backward, beyond what was there before")
+        for column in ("case", "torch.nn", OURS, "ratio"):
+            table.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)
+        for cells in memory_rows(result):
+            table.add_row(*cells, style="red" if float(cells[-1]) < 1 else None)
+    else:
+        table = Table(title=TITLE)
+        for column in HEADER:
+            left = column in ("case", "pass", "rival")
+            table.add_column(column, justify="left" if left else "right", no_wrap=left)
+        for cells, ratio in rows(result):
+            table.add_row(*cells, style="yellow" if ratio is None else "red" if ratio < 1 else None)
+    console.print(table)
+    for line in [ceilings(result), *verdicts(result)]:
+        console.print(line, highlight=False, markup=False)

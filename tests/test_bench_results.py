@@ -1,0 +1,173 @@
+"""What the benchmark makes of its figures: the limit, the gate, tables, pictures, the page, and bytes of memory."""
+
+import copy
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("rich", reason="the benchmark prints through rich")
+pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks import __main__ as program  # noqa: E402
+from benchmarks import gate, machine, memory, page, pictures, runner, tables  # noqa: E402
+from benchmarks.cases import LAYERS, Case, contenders  # noqa: E402
+
+CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 4e9, 1048576: 1e8}, "meeting_s": 1e-6}
+
+
+def figures(seconds, size):
+    found = {"right": True, "error": 1e-7, "median_s": seconds, "p10_s": 0.9 * seconds, "p90_s": 1.1 * seconds}
+    return {**found, "rounds": 9, "peak_bytes": size, "of_limit": 0.5}
+
+
+def row(case, mode, theirs, ours):
+    found = {"torch.nn": figures(theirs, 2000 * case.T), "fusedrnn": figures(ours, 1000 * case.T)}
+    more = {"ratios": {"torch.nn": theirs / ours}, "limit_s": ours / 2, "flops": runner.flops(case, mode)}
+    return {"case": str(case), "pass": mode, **asdict(case), "contenders": found, **more}
+
+
+def imagined():
+    """A result of a grid in which ours is twice as fast, but for one loss, one failure and one peer that is missing."""
+    grid = [Case(cell, B, T, 256) for cell in LAYERS for B in (1, 16) for T in (10, 128, 512)]
+    grid += [Case(cell, 1, 128, H) for cell in LAYERS for H in (16, 64)]
+    rows = [row(case, mode, 2e-3, 1e-3) for case in grid for mode in ("infer", "step")]
+    rows[0] = row(grid[0], "infer", 1e-3, 4e-3)
+    rows[1]["contenders"]["compiled"] = {"right": False, "error": None, "failed": "RuntimeError: <no compiler>"}
+    rows[1]["contenders"]["haste"] = {"right": False, "error": None, "skipped": "haste_pytorch is not installed"}
+    facts = {"device": "cpu", "cpu": "Imagined 1", "cores": 2, "threads": 2, "torch": "2.99", "date": "2030-01-01"}
+    return {"environment": facts, "suite": "full", "ceilings": CEILINGS, "complete": True, "results": rows}
+
+
+def test_products():
+    assert Case("lstm", 2, 3, 5).products() == (2 * 6 * 20 * 5, 2 * 6 * 20 * 5)
+    inputs, recurrences = Case("gru", 2, 3, 5, layers=2, bidirectional=True).products()
+    assert inputs == 2 * 6 * 15 * (5 + 10) * 2 and recurrences == 2 * 6 * 15 * 5 * 2 * 2
+    ragged, whole = Case("rnn", 50, 20, 8, ragged=True), Case("rnn", 50, 20, 8)
+    assert ragged.products()[0] == 2 * int(ragged.sequence_lengths().sum()) * 8 * 8 < whole.products()[0]
+
+
+def test_the_limit_is_that_of_products_where_there_are_many():
+    case = Case("rnn", 64, 10, 16)  # weights of 1 KB at 4 GB/s: 0.26 µs; a step's products 32.8 µs
+    inputs, recurrences = case.products()
+    assert machine.limit(case, "infer", CEILINGS) == pytest.approx((inputs + recurrences) / 1e9)
+    assert machine.limit(case, "backward", CEILINGS) == pytest.approx(2 * (inputs + recurrences) / 1e9)
+    assert machine.limit(case, "step", CEILINGS) == pytest.approx(3 * (inputs + recurrences) / 1e9)
+
+
+def test_the_limit_is_that_of_reading_where_weights_are_large_and_the_batch_small():
+    case = Case("rnn", 1, 10, 512)  # weights of 1 MB at 0.1 GB/s: 10.5 ms a step; its products 0.5 ms
+    expected = 2 * 10 * 512**2 / 1e9 + 10 * (2**20 / 1e8 + 1e-6)
+    assert machine.limit(case, "infer", CEILINGS) == pytest.approx(expected)
+    slow = {**CEILINGS, "meeting_s": 1.0}  # one thread alone is better then
+    assert machine.limit(case, "infer", slow) == pytest.approx(2 * (2 * 10 * 512**2 / 1e9 + 10 * 2**20 / 1e8))
+    assert machine.limit(case, "infer", {**CEILINGS, "read": {}}) is None, "no compiler, no limit"
+
+
+def test_the_rate_of_reading_is_of_the_nearest_size_and_survives_json():
+    read = json.loads(json.dumps({1000: 3.0, 100000: 5.0, 10000000: 1.0}))
+    assert [machine.read_rate(read, size) for size in (500, 60000, 2000000, 10**9)] == [5.0, 5.0, 1.0, 1.0]
+
+
+def test_ceilings_are_measured():
+    found = machine.ceilings_cpu()
+    assert found["threads"] == torch.get_num_threads()
+    if found["read"]:
+        assert all(1e8 < rate < 1e13 for rate in found["read"].values()) and found["meeting_s"] >= 0
+
+
+def test_peak_memory_of_known_allocations():
+    def one_after_the_other():
+        for _ in range(3):
+            torch.empty(1000, dtype=torch.float32)
+
+    assert memory.peak(lambda: torch.empty(1000)) == 4000
+    assert memory.peak(one_after_the_other) == 4000
+    assert memory.peak(lambda: [torch.empty(1000) for _ in range(3)]) == 12000
+
+
+def test_peak_memory_of_a_layer_holds_its_output_and_what_is_kept():
+    run = contenders(Case("gru", 4, 16, 32))[0]["fusedrnn"]
+    output = 4 * 4 * 16 * 32
+    assert memory.peak(run.run("infer")) >= output
+    assert memory.peak(run.run("step")) > memory.peak(run.run("infer"))
+
+
+def test_the_gate_passes_the_same_and_stops_the_slower():
+    old, new = imagined(), imagined()
+    assert gate.passes(gate.compare(old, new)) and gate.compare(old, new)["paired"] == len(old["results"])
+    new["results"][3] = row(Case("lstm", 1, 128, 256), "step", 2e-3, 1.3e-3)
+    new["results"][5] = row(Case("lstm", 1, 512, 256), "step", 2e-3, 1.15e-3)  # 15 % more, but deciles overlap
+    new["results"][7] = row(Case("lstm", 16, 10, 256), "step", 2e-3, 0.5e-3)
+    verdict = gate.compare(old, new)
+    assert [name for name, _ in verdict["slower"]] == ["lstm B=1 T=128 H=256 step"] and not gate.passes(verdict)
+    assert [name for name, _ in verdict["faster"]] == ["lstm B=16 T=10 H=256 step"]
+    assert "slower: lstm B=1 T=128 H=256 step, 1.30 of the old median" in gate.lines(verdict)
+
+
+def test_the_gate_stops_what_does_not_run_any_more_and_names_other_machines():
+    old, new = imagined(), imagined()
+    new["results"][2]["contenders"]["fusedrnn"] = {"right": False, "error": None, "failed": "RuntimeError: broken"}
+    del new["results"][4]  # was not measured: says nothing
+    new["environment"]["threads"] = 1
+    verdict = gate.compare(old, new)
+    assert verdict["lost"] == ["lstm B=1 T=128 H=256 infer"] and not gate.passes(verdict)
+    assert "not the same machine or versions: threads: 2 then, 1 now" in gate.lines(verdict)
+
+
+def test_the_gate_is_an_exit_status(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(pictures, "draw", lambda *_: {})
+    old, new = imagined(), imagined()
+    new["results"][3] = row(Case("lstm", 1, 128, 256), "step", 2e-3, 2e-3)
+    for name, result in (("old", old), ("new", new)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    run = lambda a, b: program.main(["--report", str(tmp_path / f"{a}.json"), "--compare", str(tmp_path / f"{b}.json")])
+    assert (run("new", "new"), run("new", "old")) == (0, 1)
+    (tmp_path / "other.json").write_text(json.dumps({**old, "results": []}))
+    assert run("new", "other") == 2
+    assert "slower: lstm B=1 T=128 H=256 step, 2.00 of the old median" in capsys.readouterr().out
+
+
+def test_the_table_shows_losses_and_failures(capsys):
+    tables.show(imagined(), tables.make_console())
+    printed = capsys.readouterr().out
+    assert "losses: lstm B=1 T=10 H=256 infer (0.25)" in printed
+    assert "compiled is not timed: RuntimeError: <no compiler>" in printed
+    assert "haste skipped in 1 rows" in printed and "products 1 GFLOP/s" in printed
+
+
+def test_pictures_and_page_are_made(tmp_path):
+    result = imagined()
+    made = pictures.draw(result, tmp_path, "run")
+    assert {path.name for path in made.values()} == {
+        f"run-{name}.png" for name in ("heatmap", "hidden", "roofline", "memory")
+    }
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10000 for path in made.values())
+    text = page.page(result, made)
+    assert text.count('src="data:image/png;base64,') == 4 and "http" not in text, "needs no other file"
+    assert "geometric mean of" in text and '<tr class="loss"><td>lstm B=1 T=10 H=256 infer' in text
+    assert "&lt;no compiler&gt;" in text and "backward = that forward" in text and "Imagined 1" in text
+
+
+def test_a_heat_map_holds_the_ratios_in_its_cells_and_names_its_axes():
+    figure = pictures.heatmaps(imagined())
+    texts = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert texts.count("0.25") == 1 and texts.count("2.00") == 35
+    labels = {label for axis in figure.axes for label in (axis.get_xlabel(), axis.get_ylabel())}
+    assert {"sequence length T, steps", "batch B, rows"} <= labels
+    limits = figure.axes[0].images[0].norm
+    assert limits.vmin * limits.vmax == pytest.approx(1), "1× lies in the middle of the colours"
+
+
+def test_few_rows_make_few_pictures(tmp_path):
+    result = copy.deepcopy(imagined())
+    result["results"] = result["results"][:1]
+    assert [path.name for path in pictures.draw(result, tmp_path, "one").values()] == ["one-roofline.png"]
+    result["results"] = []
+    assert pictures.draw(result, tmp_path, "none") == {}
+    assert "No losses" in page.page(result, {})
