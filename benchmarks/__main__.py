@@ -146,11 +146,12 @@ def main(arguments=None):
         return 2
     if options.threads:
         torch.set_num_threads(options.threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = options.tf32
     if result is None:
         given = [str(text) for text in (sys.argv[1:] if arguments is None else arguments)]
+        torch.backends.cuda.matmul.allow_tf32 = options.tf32
         try:
-            result, path = measured(options, console, " ".join(["python -m benchmarks", *given]))
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=options.tf32):
+                result, path = measured(options, console, " ".join(["python -m benchmarks", *given]))
         except KeyboardInterrupt:
             return 130  # before the first row
     report(result, path, console)
