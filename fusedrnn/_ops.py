@@ -64,7 +64,7 @@ def _kept(x: Tensor) -> torch.dtype:
 def _check_devices(x, h_0, c_0, reset, *lists):
     names = ("h_0", "c_0", "reset", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
     for name, tensors in zip(names, ([h_0], [c_0], [reset], *lists), strict=True):
-        for t in tensors:
+        for t in tensors or ():
             if t is not None and t.device != x.device:
                 raise RuntimeError(f"{name} is on {t.device} but x is on {x.device}")
 
@@ -122,12 +122,16 @@ def _(
     d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse,
     reset_to_hx, y, c, saved, needs
 ):  # fmt: skip
-    groups = [[x], [h_0], [c_0], w_ih, w_hh, b_ih, b_hh, w_hr]
     return [
         x.new_empty(t.shape if t is not None and need else (0,))
-        for group, need in zip(groups, needs, strict=True)
-        for t in group
+        for t, need in _each([x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr], needs)
     ]
+
+
+def _each(inputs, needs):
+    """Every tensor that layer_backward has a result for, and whether it is needed; an absent list has none."""
+    single, lists = [[t] for t in inputs[:3]], [tensors or [] for tensors in inputs[3:]]
+    return [(t, need) for tensors, need in zip(single + lists, needs, strict=True) for t in tensors]
 
 
 # --- second derivative ------------------------------------------------------------------------------------------
@@ -177,11 +181,7 @@ def _replay(ctx, *_grads):
         outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
         pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
         # The first derivative again, over what it was asked for, in the order of layer_backward's results.
-        results = [
-            (t, need)
-            for group, need in zip(inputs, needs, strict=True)
-            for t in (group if isinstance(group, list) else [group])
-        ]
+        results = _each(inputs, needs)
         asked = [t for t, need in results if need and t is not None]
         first = torch.autograd.grad(
             [o for o, _ in pairs], asked, [d.to(o.dtype) for o, d in pairs], create_graph=True, allow_unused=True

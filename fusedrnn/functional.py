@@ -224,9 +224,9 @@ def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tenso
     return _cell(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 
 
-def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor]]:
-    """Turn the Weights of each direction into the op's lists, one for each role, empty where there are none."""
-    return [[w for w in role if w is not None] for role in zip(*weights)]
+def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor] | None]:
+    """Turn the Weights of each direction into the op's lists, one for each role, None where there are none."""
+    return [[w for w in role if w is not None] or None for role in zip(*weights)]
 
 
 def autocasts(x: Tensor) -> bool:

@@ -48,9 +48,9 @@ def layer(
     c_0: Tensor | None,
     w_ih: list[Tensor],
     w_hh: list[Tensor],
-    b_ih: list[Tensor],
-    b_hh: list[Tensor],
-    w_hr: list[Tensor],
+    b_ih: list[Tensor] | None,
+    b_hh: list[Tensor] | None,
+    w_hr: list[Tensor] | None,
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
@@ -64,7 +64,7 @@ def layer(
     x: (T, B, I), or (N, I) with batch_sizes — input sequence
     h_0: (D, B, P) — first state, None for zeros; P is H without projection
     c_0: (D, B, H) — first cell state of an LSTM, None for zeros
-    w_ih, w_hh, b_ih, b_hh, w_hr: D tensors each, in torch.nn's layout — weights, b_* and w_hr may be empty
+    w_ih, w_hh, b_ih, b_hh, w_hr: D tensors each, in torch.nn's layout — weights; None for no biases, no projection
     batch_sizes: (T,) int64 on the CPU — rows of each step of a packed x
     lengths: (B,) integer — steps of each row of a padded x
     reset: (T, B), or (N,) when packed, bool — where true, the sequence is cut before that step

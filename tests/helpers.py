@@ -133,9 +133,7 @@ def layer_arguments(**given):
     """The arguments of the op and of the oracle, in order: those given, and for the others an absent value."""
     from fusedrnn import reference
 
-    absent = {
-        "b_ih": [], "b_hh": [], "w_hr": [], "reverse": [False], "reset_to_hx": False, "cell_states": False,
-    }  # fmt: skip
+    absent = {"reverse": [False], "reset_to_hx": False, "cell_states": False}
     names = inspect.signature(reference.layer).parameters
     assert given.keys() <= names.keys(), f"unknown arguments {given.keys() - names.keys()}"
     return [given.get(name, absent.get(name)) for name in names]

@@ -101,18 +101,13 @@ def test_a_saved_program_runs_in_a_fresh_process(kind, option, device, tmp_path)
     assert_as_eager(model, inputs, run_elsewhere("export", tmp_path / "program.pt2", inputs, tmp_path))
 
 
-EMPTY_LIST = pytest.mark.xfail(
-    strict=True, reason="torch's proxy executor hands an empty Tensor[] over as None"
-)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "kind, option, kwargs",
     [
         pytest.param("lstm", "lengths", {"proj_size": 3}, id="lstm, projection, lengths"),
-        pytest.param("lstm", None, {}, id="lstm", marks=EMPTY_LIST),
-        pytest.param("gru", "reset", {"bias": False}, id="gru, no bias, reset", marks=EMPTY_LIST),
+        pytest.param("lstm", None, {}, id="lstm"),
+        pytest.param("gru", "reset", {"bias": False}, id="gru, no bias, reset"),
     ],
 )
 def test_an_aot_inductor_package_runs_in_a_fresh_process(kind, option, kwargs, device, tmp_path):

@@ -23,14 +23,22 @@ auto op(const char* name) {
 }
 
 OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
+OptionalTensorList optional(TensorList l) { return l.empty() ? std::nullopt : OptionalTensorList(l); }
 
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
+  // The lists are there, if empty: a Function finds its inputs in a TensorList, not in an optional one.
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& h_0,
+                               const OptionalTensor& c_0, TensorList w_ih, TensorList w_hh, TensorList b_ih,
+                               TensorList b_hh, TensorList w_hr, const OptionalTensor& batch_sizes,
+                               const OptionalTensor& lengths, const OptionalTensor& reset, const std::string& cell,
+                               const Bools& reverse, bool reset_to_hx, bool cell_states, bool recompute) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::layer_forward)>("fusedrnn::layer_forward");
     // What is not saved, the backward makes anew from y and c; c itself it could make only step by step.
-    auto [y, h_n, c_n, c, saved] = call.call(FUSEDRNN_INPUTS, /*save=*/!recompute, cell_states || recompute);
+    auto [y, h_n, c_n, c, saved] = call.call(x, h_0, c_0, w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
+                                           batch_sizes, lengths, reset, cell, reverse, reset_to_hx,
+                                           /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
     variable_list kept{x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
@@ -74,8 +82,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     const auto run = [&] {
       static const auto call = op<decltype(Cpu::layer_backward)>("fusedrnn::layer_backward");
       return call.call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
-                       optional(kept[1]), optional(kept[2]), w_ih, w_hh, b_ih, b_hh, w_hr, optional(kept[3]),
-                       optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse,
+                       optional(kept[1]), optional(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh),
+                       optional(w_hr), optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse,
                        ctx->saved_data["reset_to_hx"].toBool(), kept[6], kept[7], kept[8], needs);
     };
     variable_list d;
@@ -104,8 +112,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
 LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
   const auto any_of = [&](auto&& property) {
     bool any = property(x) || (h_0 && property(*h_0)) || (c_0 && property(*c_0));
-    for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr})
-      for (const Tensor& t : list) any = any || property(t);
+    for (const TensorList tensors : {w_ih, w_hh, list(b_ih), list(b_hh), list(w_hr)})
+      for (const Tensor& t : tensors) any = any || property(t);
     return any;
   };
   // torch.func's transforms refuse a C++ Function on principle, and forward-mode derivatives have no formula here:
@@ -122,7 +130,8 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recomput
     static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
     return call.call(FUSEDRNN_INPUTS, cell_states, recompute);
   }
-  const variable_list out = LayerFunction::apply(FUSEDRNN_INPUTS, cell_states, recompute);
+  const variable_list out = LayerFunction::apply(x, h_0, c_0, w_ih, w_hh, list(b_ih), list(b_hh), list(w_hr), batch_sizes,
+                                                 lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute);
   return {out[0], out[1], out[2], out[3]};
 }
 
@@ -152,11 +161,11 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
   const auto step = [](const OptionalTensor& state) {
     return state ? OptionalTensor(state->unsqueeze(0)) : std::nullopt;
   };
-  const auto list = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>{}; };
+  const auto list = [](const OptionalTensor& t) { return t ? OptionalTensorList(*t) : std::nullopt; };
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   auto [y, h_n, c_n, c] =
-      call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, std::nullopt,
-                std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false,
+      call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), std::nullopt,
+                std::nullopt, std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false,
                 /*recompute=*/false);
   return {h_n.squeeze(0), c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
 }

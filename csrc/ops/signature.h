@@ -9,24 +9,28 @@
 namespace fusedrnn::ops {
 
 using at::TensorList;
+using OptionalTensorList = std::optional<TensorList>;
 using Bools = c10::List<bool>;
 
 constexpr const char* kInputs =
-    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[] b_ih, Tensor[] b_hh, "
-    "Tensor[] w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
+    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[]? b_ih, Tensor[]? b_hh, "
+    "Tensor[]? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
     "bool reset_to_hx";
 
 #define FUSEDRNN_INPUT_TYPES                                                                               \
   const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList w_ih, TensorList w_hh, \
-      TensorList b_ih, TensorList b_hh, TensorList w_hr, const OptionalTensor &batch_sizes,                \
+      OptionalTensorList b_ih, OptionalTensorList b_hh, OptionalTensorList w_hr, const OptionalTensor &batch_sizes, \
       const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
       bool reset_to_hx
 #define FUSEDRNN_INPUTS \
   x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
 
+// An absent list is an empty one everywhere but in the schema: a None is what AOTInductor can carry.
+inline TensorList list(const OptionalTensorList& list) { return list.value_or(TensorList()); }
+
 inline Layer to_layer(FUSEDRNN_INPUT_TYPES) {
-  return {x,           h_0,     c_0,   w_ih.vec(), w_hh.vec(), b_ih.vec(), b_hh.vec(), w_hr.vec(),
-          batch_sizes, lengths, reset, cell,       reverse.vec(), reset_to_hx};
+  return {x, h_0, c_0, w_ih.vec(), w_hh.vec(), list(b_ih).vec(), list(b_hh).vec(), list(w_hr).vec(),
+          batch_sizes, lengths, reset, cell, reverse.vec(), reset_to_hx};
 }
 
 using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n, c
