@@ -20,7 +20,7 @@ from . import _ops
 class Plan:
     """How one layer, with all its directions, is run on the CPU.
 
-    strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1, products by GEMM
+    strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1, from weights as they are
     isa: instruction set of the kernels
     threads: direction_parts * batch_parts * unit_parts; only unit_parts meet at a barrier every step
     chunk: hidden units whose gates are computed together
@@ -116,6 +116,7 @@ def plan(
     B: int,
     H: int,
     *,
+    input_size: int | None = None,
     proj_size: int = 0,
     bidirectional: bool = False,
     dtype: torch.dtype = torch.float32,
@@ -126,6 +127,7 @@ def plan(
     """Return the plan of one layer of T steps, B rows and H hidden units.
 
     cell: "rnn_tanh", "rnn_relu", "lstm" or "gru"
+    input_size: H if omitted; on the CPU the workspace depends on it
     threads: as many as may be used on the CPU; torch.get_num_threads() if omitted
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
     strategy: for CUDA: "auto", "stepwise" or "persistent"; as `use_strategy` says if omitted
@@ -136,12 +138,14 @@ def plan(
     if cell not in _ops.CELLS:
         raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {cell!r}")
     threads = torch.get_num_threads() if threads is None else threads
-    for name, value, least in (("T", T, 0), ("B", B, 0), ("H", H, 1), ("proj_size", proj_size, 0), ("threads", threads, 1)):
+    I = H if input_size is None else input_size
+    least_of = {"T": (T, 0), "B": (B, 0), "input_size": (I, 0), "H": (H, 1), "proj_size": (proj_size, 0)}
+    for name, (value, least) in (least_of | {"threads": (threads, 1)}).items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}; got {value}")
     if proj_size >= H:
         raise ValueError(f"proj_size must be below H = {H}; got {proj_size}")
-    sizes = cell, T, B, H, proj_size, 1 + bidirectional
+    sizes = cell, T, B, I, H, proj_size, 1 + bidirectional
     if str(device) == "cpu":
         return Plan(**_ops._C.plan(*sizes, 8 if dtype == torch.float64 else 4, threads))
     name, figures = _device_figures(device)

@@ -81,9 +81,10 @@ def test_a_module_plans_each_of_its_layers_for_an_input(form):
         "packed": pack_padded_sequence(torch.empty(7, 4, 3), [7, 7, 3, 1]),
     }[form]
     B = 1 if form == "one sequence" else 4
-    assert layer.plan(x) == 2 * [plan("lstm", 7, B, 20, proj_size=5, bidirectional=True)]
+    expected = [plan("lstm", 7, B, 20, input_size=I, proj_size=5, bidirectional=True) for I in (3, 10)]
+    assert layer.plan(x) == expected
 
 
 def test_a_module_plans_in_the_dtype_that_it_runs_in():
     layer, x = fusedrnn.GRU(3, 20).double(), torch.empty(7, 4, 3, dtype=torch.float64)
-    assert layer.plan(x) == [plan("gru", 7, 4, 20, dtype=torch.float64)]
+    assert layer.plan(x) == [plan("gru", 7, 4, 20, input_size=3, dtype=torch.float64)]

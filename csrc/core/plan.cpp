@@ -25,8 +25,8 @@ constexpr int64_t kWorkPerThread = 1 << 13;
 // A thread's share of the batch that still fills the rows of the register block twice.
 constexpr int64_t kRowsPerPart = 12;
 
-// Hidden units, over all rows, whose point-wise step is worth a thread of its own.
-constexpr int64_t kUnitsPerThread = 4096;
+// The same where the threads must be woken for this one step (1 to 2 µs).
+constexpr int64_t kSingleWorkPerThread = 1 << 16;
 
 // Rows that a step has on average, and the multiply-adds of its hidden-side product.
 int64_t step_rows(const Shape& s) { return s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1; }
@@ -46,23 +46,18 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const auto at_most = [](int64_t value, int64_t limit) {
     return static_cast<int>(std::clamp<int64_t>(value, 1, std::max<int64_t>(1, limit)));
   };
-  if (s.steps <= 1) {
-    p.strategy = "single_step";
-    // The point-wise part alone: a few thousand units a thread pay for waking it.
-    p.batch_parts = at_most(std::min(s.batch * s.hidden / kUnitsPerThread, s.batch), threads);
-  } else {
-    p.strategy = "fused";
-    int free = at_most(s.directions * step_work(s) / kWorkPerThread, threads);
-    if (s.directions == 2 && free >= 2) {
-      p.direction_parts = 2;
-      free /= 2;
-    }
-    p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
-    p.unit_parts = at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / p.batch_parts);
+  p.strategy = s.steps > 1 ? "fused" : "single_step";
+  int free = at_most(s.directions * step_work(s) / (s.steps > 1 ? kWorkPerThread : kSingleWorkPerThread), threads);
+  if (s.directions == 2 && free >= 2) {
+    p.direction_parts = 2;
+    free /= 2;
   }
+  p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
+  p.unit_parts = at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / p.batch_parts);
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts;
   p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
   // Without a projection h is the hidden units: one owner for both sides of a step.
+  p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, kChunkUnits, p.vector_lanes);
   p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, kChunkUnits, p.vector_lanes) : p.chunk;
   p.workspace_bytes =
       std::max(forward_workspace(s, p).total, backward_workspace(s, p).total) * s.element_bytes;
@@ -74,10 +69,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
 
 std::string explain(const Shape& s, const CpuPlan& p) {
   std::ostringstream why;
-  if (s.steps <= 1) {
-    why << "T = " << s.steps << ": no step waits for another, so each product is one GEMM, or plain dot products if small";
-    return why.str();
-  }
+  if (s.steps <= 1) why << "T = " << s.steps << ": weights are used once, so they are not packed; ";
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
@@ -85,11 +77,18 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   return why.str();
 }
 
+PackedLayout input_layout(const Shape& s, const CpuPlan& p) {
+  return {s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates, p.vector_lanes, 2 * p.vector_lanes};
+}
 PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {
   return {s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.vector_lanes, 2 * p.vector_lanes};
 }
 PackedLayout projection_layout(const Shape& s, const CpuPlan& p) {
   return {s.projection, p.projection_chunk, s.hidden, 1, p.vector_lanes, 2 * p.vector_lanes};
+}
+PackedLayout input_backward_layout(const Shape& s, const CpuPlan& p) {
+  const int64_t depth = cell_info(s.cell).gates * s.hidden;
+  return {s.inputs, p.input_chunk, depth, 1, p.vector_lanes, 2 * p.vector_lanes};
 }
 PackedLayout hidden_backward_layout(const Shape& s, const CpuPlan& p) {
   const int64_t depth = cell_info(s.cell).gates * s.hidden;
@@ -101,7 +100,9 @@ PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
 
 namespace {
 
-Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& hidden, const PackedLayout& projection) {
+// ahead: columns of the inputs' product that a thread makes ahead.
+Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, const PackedLayout& hidden,
+                  const PackedLayout& projection, int64_t ahead) {
   const bool packs = s.steps > 1;
   Workspace w{};
   int64_t at = 0;
@@ -110,6 +111,7 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& hidden, 
     at += align(elements);
     return here;
   };
+  w.inputs = take(packs ? inputs.total() : 0);
   w.weights = take(packs ? hidden.total() : 0);
   w.projection = take(s.projected ? projection.total() : 0);
   w.state_stride = align(s.batch * std::max(s.hidden, s.projection));
@@ -118,9 +120,12 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& hidden, 
   at *= s.directions;
   w.zeros = take(std::max(cell_info(s.cell).gates * s.hidden, s.projection));
   w.scratch = at;
-  // One chunk of pre-activations for each row, and three pointers a row (8 bytes each).
-  w.scratch_stride = align(s.batch * std::max(hidden.columns(0), projection.columns(0))) +
-                     3 * align(s.batch * 8 / s.element_bytes);
+  at = 0;
+  w.pointers = std::max(s.batch, kAheadRows);
+  take(4 * w.pointers * 8 / s.element_bytes);
+  w.product = take(kPieceRows * std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)}));
+  w.ahead = take(std::max(kPieceRows * inputs.columns(0), kAheadRows * ahead));
+  w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;
 }
@@ -128,10 +133,12 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& hidden, 
 }  // namespace
 
 Workspace forward_workspace(const Shape& s, const CpuPlan& p) {
-  return lay_out(s, p, hidden_layout(s, p), projection_layout(s, p));
+  const PackedLayout inputs = input_layout(s, p);
+  return lay_out(s, p, inputs, hidden_layout(s, p), projection_layout(s, p),
+                 ceil_div(inputs.chunks(), p.unit_parts) * inputs.columns(0));
 }
 Workspace backward_workspace(const Shape& s, const CpuPlan& p) {
-  return lay_out(s, p, hidden_backward_layout(s, p), projection_backward_layout(s, p));
+  return lay_out(s, p, input_backward_layout(s, p), hidden_backward_layout(s, p), projection_backward_layout(s, p), 0);
 }
 
 }  // namespace fusedrnn

@@ -16,7 +16,7 @@ struct VectorUnit {
 };
 
 struct CpuPlan {
-  const char* strategy;  // "fused": the whole sequence in one call; "single_step": T = 1, products apart from the walk
+  const char* strategy;  // "fused": the whole sequence, from packed weights; "single_step": T = 1, from weights as they are
   const char* isa;
   int vector_lanes;     // per register, of the arithmetic type
   int threads;          // = direction_parts · batch_parts · unit_parts
@@ -25,6 +25,7 @@ struct CpuPlan {
   int unit_parts;       // a barrier a step among these
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
+  int64_t input_chunk;  // columns of d_x
   int64_t workspace_bytes;  // the larger of forward and backward, freed when the call returns
   int64_t saved_bytes;      // kept from forward to backward besides y
 };
@@ -52,19 +53,30 @@ struct PackedLayout {
   FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
 };
 
-// The four products of a step. Forward: h·w_hhᵀ and, projected, m·w_hrᵀ; backward: d_u·w_hh, d_h·w_hr.
+// The products. Forward: x·w_ihᵀ, h·w_hhᵀ and, projected, m·w_hrᵀ; backward: d_x = d_gx·w_ih, d_u·w_hh, d_h·w_hr.
+PackedLayout input_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout hidden_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout projection_layout(const Shape& shape, const CpuPlan& plan);
+PackedLayout input_backward_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout hidden_backward_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout projection_backward_layout(const Shape& shape, const CpuPlan& plan);
 
+// Rows that a product takes at once: enough to use a chunk of weights well while it is in a near cache, few enough
+// that what comes out stays in one until the next loop over it.
+constexpr int64_t kPieceRows = 96;
+
+// Rows of x, of several steps, whose product is made ahead where a step has but a few: w_ih is read once for all.
+constexpr int64_t kAheadRows = 48;
+
+
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
 struct Workspace {
-  int64_t weights, projection;  // packed, per direction
+  int64_t inputs, weights, projection;  // packed, per direction
   int64_t zeros;                // one row of zeros, max(H, P, G·H)
   int64_t state;                // forward: c and m of a step, backward: carried d_h and d_c; per direction
   int64_t state_stride;         // between the two
-  int64_t scratch;              // per thread
+  int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs another
+  int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };

@@ -1,5 +1,5 @@
-// The sequential problem that every kernel solves: one layer, all its directions, given the
-// time-parallel input product gx.   (gx, w_hh, b, h_0, c_0) -> y, h_n, c_n, saved; and back.
+// The sequential problem that every kernel solves: one layer, all its directions, given x or the
+// time-parallel input product gx.   (x | gx, w_hh, b, h_0, c_0) -> y, h_n, c_n, saved; and back.
 //
 // Plain structs of sizes and pointers: nothing here owns memory, allocates or checks. The caller
 // (csrc/ops) has validated every size and keeps every buffer alive.
@@ -23,6 +23,7 @@ struct Shape {
   int64_t steps;       // T
   int64_t batch;       // B
   int64_t rows;        // N = sum of the sequences' lengths; T·B when none is short
+  int64_t inputs;      // I
   int64_t hidden;      // H
   int64_t projection;  // P: width of h; P = H without a projection
   bool projected;
@@ -68,14 +69,6 @@ FUSEDRNN_INLINE Previous previous_of(const Rows& rows, bool reverse, int64_t t, 
   return {Source::previous, row};
 }
 
-// How the hidden-side product of a step is had.
-enum class HiddenProduct : int {
-  fused,   // by the kernel, from w_hh
-  given,   // by the caller, for a single step: nothing is sequential then
-  zero,    // the initial state is zero and there is a single step
-  direct,  // by the kernel, from w_hh as it is, and the input product from w_ih too: a single small step
-};
-
 // Matrices are row-major; ld is the distance between rows in elements; a direction's pointers already
 // stand at its own columns. Pointers that may be null say so. T is what tensors hold, A the type of the
 // arithmetic and of whatever must keep its precision; on the CPU they are one.
@@ -84,13 +77,12 @@ struct DirectionForward {
   bool reverse;
   const T* w_hh;    // (G·H, P)
   const T* w_hr;    // (P, H), null without projection
-  const T* w_ih;    // (G·H, I), read by a direct product alone
+  const T* w_ih;    // (G·H, I), read if x is
   const T* b_ih;    // (G·H), null without bias
   const T* b_hh;    // (G·H), null without bias
   const T* h_0;     // (B, P), null: zeros
   const T* c_0;     // (B, H), null: zeros
-  const T* gh;      // (B, G·H), the hidden-side product when given
-  T* gates;         // (N, G·H) gx on entry, unless direct; (N, slots·H [+ H]) saved on exit, when saving
+  T* gates;         // (N, G·H) gx on entry, unless x is given; (N, slots·H [+ H]) saved on exit, when saving
   T* y;             // (N, P)
   A* c;             // (N, H) all cell states, null: not kept
   T* h_n;           // (B, P)
@@ -101,18 +93,17 @@ template <class T, class A = T>
 struct Forward {
   Shape shape;
   Rows rows;
-  HiddenProduct product;
   bool save;  // keep what the backward needs
   bool reset_to_hx;
   int64_t ld_gates, ld_y, ld_c;
-  int64_t inputs;  // I
-  const T* x;      // (N, I), read by a direct product alone
+  const T* x;  // (N, I), or null: its product stands in gates
   DirectionForward<T, A> direction[kMaxDirections];
 };
 
 template <class T, class A = T>
 struct DirectionBackward {
   bool reverse;
+  const T* w_ih;  // read if d_x is wanted
   const T* w_hh;
   const T* w_hr;
   const T* h_0;
@@ -126,7 +117,8 @@ struct DirectionBackward {
   const T* d_c_n;  // (B, H), null: zeros
   T* d_gates;      // (N, (split + G)·H): d_x of the last `split` gates, then d_u of all
   T* d_h;          // (N, P) whole gradient of each h_t, for d_w_hr; null without projection
-  A* d_h_0;        // (B, P) written; of a `given` or `zero` product only what does not pass w_hh
+  T* d_x;          // (N, I), this direction's share; null: not wanted, or the caller's
+  A* d_h_0;        // (B, P) written; on the CPU, of a single step only what does not pass w_hh
   A* d_c_0;        // (B, H) written, null for cells without c
 };
 
@@ -134,7 +126,6 @@ template <class T, class A = T>
 struct Backward {
   Shape shape;
   Rows rows;
-  HiddenProduct product;
   bool reset_to_hx;
   int64_t ld_saved, ld_y, ld_c, ld_d_y, ld_d_c, ld_d_gates, ld_d_h;
   DirectionBackward<T, A> direction[kMaxDirections];

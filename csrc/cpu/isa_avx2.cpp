@@ -1,6 +1,7 @@
 // AVX2 with FMA.
 #if defined(__x86_64__)
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 #include "team.h"

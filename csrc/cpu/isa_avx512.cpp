@@ -1,6 +1,7 @@
 // AVX-512 (F, DQ, BW, VL).
 #if defined(__x86_64__)
 #include <cstring>
+#include <utility>
 
 #include "kernels.h"
 #include "team.h"

@@ -28,6 +28,11 @@ struct Part {
   Barrier* share;  // those who share directions, hence packed weights
 };
 
+// First chunk of part.unit_part + i.
+FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, int i) {
+  return layout.chunks() * (part.unit_part + i) / part.unit_parts;
+}
+
 // Calls body(context, part) on plan.threads threads at once. Where OpenMP grants fewer, one thread does
 // all of it: a barrier must never wait for a thread that does not exist.
 void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);

@@ -1,5 +1,5 @@
-// A layer on the CPU: cast to the arithmetic type, one GEMM for everything that is parallel in time, the
-// sequential kernel between, and the same backwards. Owns every buffer of the call.
+// A layer on the CPU: cast to the arithmetic type, the kernel, and after that of the backward one GEMM for each
+// weight's gradient. Owns every buffer of the call.
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -14,8 +14,6 @@
 
 namespace fusedrnn::ops {
 namespace {
-
-constexpr int64_t kDirectWork = 1 << 16;
 
 // Gates that a backward recomputes at once.
 constexpr int64_t kRecomputedValues = 1 << 20;
@@ -57,7 +55,6 @@ struct Cast {
   Tensor first_reset;  // (rows) bool: for a single step, where the initial state is replaced by zeros
   std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
   std::vector<bool> reverse;
-  HiddenProduct product;
   bool reset_to_hx;
 
   explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes), type(arithmetic_type(l.x)) {
@@ -69,12 +66,11 @@ struct Cast {
     w_ih = as(l.w_ih, type), w_hh = as(l.w_hh, type);
     b_ih = as(l.b_ih, type), b_hh = as(l.b_hh, type), w_hr = as(l.w_hr, type);
     reverse = l.reverse, reset_to_hx = l.reset_to_hx;
-    shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.H, sizes.P, sizes.projected,
+    shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.I, sizes.H, sizes.P, sizes.projected,
              static_cast<int>(sizes.D), static_cast<int>(sizeof(T))};
     plan = plan_cpu(shape, at::in_parallel_region() ? 1 : at::get_num_threads(),
                     cpu::kernels().unit);
     rows = sequence.rows();
-    product = shape.steps > 1 ? HiddenProduct::fused : h_0.defined() ? HiddenProduct::given : HiddenProduct::zero;
     if (shape.steps <= 1 && rows.reset) single_step_reset();
   }
 
@@ -125,31 +121,20 @@ template <class T>
 ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const Cast<T> l(layer);
   const Sizes& s = l.sizes;
-  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates();
+  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B;
   const bool has_c = s.cell.states > 1;
   const bool keeps_values = save && (s.cell.saved > 0 || s.projected);
   const bool keeps_c = has_c && (save || cell_states);
-  const int64_t width = keeps_values ? l.saved_width() : GH;
+  const int64_t width = keeps_values ? l.saved_width() : 0;
 
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
-  const Tensor buffer = empty({s.N, D, width}, l.type), gates = N == s.N ? buffer : buffer.narrow(0, 0, N);
-  // A step of so few multiply-adds takes less time than calling a GEMM (about 5 µs each with its views).
-  const bool direct = l.shape.steps == 1 && N * GH * (s.I + P) <= kDirectWork;
-  if (!direct)
-    for (int64_t d = 0; d < D; ++d) {
-      Tensor gx = gates.select(1, d).narrow(1, 0, GH);
-      at::mm_out(gx, l.x, l.w_ih[d].t());
-    }
+  const Tensor saved = keeps_values ? empty({s.N, D, width}, l.type) : empty({0}, l.type);
   Tensor y = empty({N, D * P}, l.type);
   Tensor c = keeps_c ? empty({N, D * H}, l.type) : empty({0}, l.type);
   Tensor h_n = empty({D, B, P}, l.type);
   Tensor c_n = has_c ? empty({D, B, H}, l.type) : empty({0}, l.type);
-  std::vector<Tensor> gh;
-  if (l.product == HiddenProduct::given && !direct)
-    for (int64_t d = 0; d < D; ++d) gh.push_back(at::mm(l.h_0[d], l.w_hh[d].t()));
 
-  Forward<T> f{l.shape, l.rows, direct ? HiddenProduct::direct : l.product, keeps_values, l.reset_to_hx,
-               D * width, D * P, D * H, s.I, const_pointer<T>(l.x), {}};
+  Forward<T> f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
@@ -160,8 +145,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
     dir.b_hh = s.bias ? const_pointer<T>(l.b_hh[d]) : nullptr;
     dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
     dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
-    dir.gh = gh.empty() ? nullptr : const_pointer<T>(gh[d]);
-    dir.gates = gates.mutable_data_ptr<T>() + d * width;
+    dir.gates = keeps_values ? saved.mutable_data_ptr<T>() + d * width : nullptr;
     dir.y = y.mutable_data_ptr<T>() + d * P;
     dir.c = keeps_c ? c.mutable_data_ptr<T>() + d * H : nullptr;
     dir.h_n = h_n.mutable_data_ptr<T>() + d * B * P;
@@ -173,7 +157,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const auto out = layer.x.scalar_type();
   return {as(l.sequence.scatter(y), out), as(l.sequence.unsort(h_n), out),
           as(has_c ? l.sequence.unsort(c_n) : c_n, out), keeps_c ? l.sequence.scatter(c) : c,
-          keeps_values ? buffer : empty({0}, l.type)};
+          saved};
 }
 
 // The state before each step, (rows, width): of one direction's states after each step, and of its first ones.
@@ -237,11 +221,15 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   Tensor d_h_0 = empty({D, B, P}, l.type);
   Tensor d_c_0 = has_c ? empty({D, B, H}, l.type) : Tensor();
 
-  Backward<T> f{l.shape, l.rows, l.product, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+  // Of a single step the products that are parallel in time are the library's.
+  const bool makes_d_x = needs.x && l.shape.steps > 1;
+  const Tensor d_x = makes_d_x ? empty({D, N, s.I}, l.type) : Tensor();
+  Backward<T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_width, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
+    dir.w_ih = const_pointer<T>(l.w_ih[d]);
     dir.w_hh = const_pointer<T>(l.w_hh[d]);
     dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
     dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
@@ -255,6 +243,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
     dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_width;
     dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
+    dir.d_x = makes_d_x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
     dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
     dir.d_c_0 = has_c ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
@@ -262,12 +251,15 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   cpu::kernels().backward(f, l.plan, aligned<T>(workspace));
 
   const Tensor m = s.projected ? saved.narrow(0, 0, N).narrow(2, s.cell.slots() * H, H) : Tensor();
-  const ParallelGradients g = parallel_gradients(
+  Needs rest = needs;
+  rest.x = needs.x && !makes_d_x;
+  ParallelGradients g = parallel_gradients(
       {s, l.reverse, l.x, l.w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
        [&](int64_t d) { return before_each_step(l, y, l.h_0, P, d); }},
-      needs);
+      rest);
+  if (makes_d_x) g.d_x = D == 1 ? d_x[0] : d_x.sum(0);
   for (int64_t d = 0; d < D; ++d) {
-    if (l.product == HiddenProduct::given && needs.h_0 && N > 0)
+    if (l.shape.steps == 1 && l.h_0.defined() && needs.h_0)
       d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), l.w_hh[d]);
     if (l.first_reset.defined() && !l.reverse[d]) {
       d_h_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);

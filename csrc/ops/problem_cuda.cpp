@@ -37,8 +37,8 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
     reset_ = l.reset->contiguous();
     rows.reset = reset_.const_data_ptr<bool>();
   }
-  shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.H, sizes.P, sizes.projected, static_cast<int>(sizes.D),
-           static_cast<int>(c10::elementSize(arithmetic))};
+  shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.I, sizes.H, sizes.P, sizes.projected,
+           static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic))};
   plan = plan_cuda(shape, {dtype, strategy}, device, pass);
 }
 

@@ -101,11 +101,13 @@ class Recurrent(Untraced):
         else:
             T, B = (x.size(1), x.size(0)) if self.batch_first else (x.size(0), x.size(1))
         dtype = torch.get_autocast_dtype(x.device.type) if functional.autocasts(x) else x.dtype
-        made = plan(
-            self.mode.lower(), T, B, self.hidden_size, proj_size=self.proj_size, bidirectional=self.bidirectional,
-            dtype=dtype, device="cpu" if x.device.type == "cpu" else x.device,
-        )  # fmt: skip
-        return [made] * self.num_layers
+        device = "cpu" if x.device.type == "cpu" else x.device
+        alike = {"proj_size": self.proj_size, "bidirectional": self.bidirectional, "dtype": dtype, "device": device}
+        width = (1 + self.bidirectional) * (self.proj_size or self.hidden_size)
+        return [
+            plan(self.mode.lower(), T, B, self.hidden_size, input_size=width if layer else self.input_size, **alike)
+            for layer in range(self.num_layers)
+        ]
 
     def _weights(self) -> list[Weights]:
         weights = []
