@@ -42,13 +42,25 @@ constexpr double inverse_factorial = inverse_factorial<k - 1> / k;
 template <>
 constexpr double inverse_factorial<1> = 1.0;
 
-template <int k, class T>
-FUSEDRNN_INLINE T expm1_tail(T r) {  // 1/k! + r/(k+1)! + ... by Horner's rule
-  constexpr T coefficient = static_cast<T>(inverse_factorial<k>);
-  if constexpr (k >= FloatTraits<T>::degree) {
-    return coefficient;
+template <int n, class T>
+FUSEDRNN_INLINE T power_of_two(T r) {  // r^n
+  if constexpr (n == 1) {
+    return r;
   } else {
-    return coefficient + r * expm1_tail<k + 1>(r);
+    const T root = power_of_two<n / 2>(r);
+    return root * root;
+  }
+}
+
+// The n terms 1/k! + r/(k+1)! + ... by Estrin's scheme: a few multiplications more than by Horner's rule, but the
+// chain of dependent ones, which is what an epilogue waits for, is half as long.
+template <int k, int n, class T>
+FUSEDRNN_INLINE T expm1_terms(T r) {
+  if constexpr (n == 1) {
+    return static_cast<T>(inverse_factorial<k>);
+  } else {
+    constexpr int low = n > 8 ? 8 : n > 4 ? 4 : n > 2 ? 2 : 1;
+    return expm1_terms<k, low>(r) + power_of_two<low>(r) * expm1_terms<k + low, n - low>(r);
   }
 }
 
@@ -66,7 +78,7 @@ FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
   std::memcpy(&zero, &origin, sizeof(T));
   bits = (bits - zero + F::bias) << F::mantissa;
   std::memcpy(&scale, &bits, sizeof(T));
-  tail = r * expm1_tail<1>(r);
+  tail = r * expm1_terms<1, F::degree>(r);
 }
 
 template <class T>

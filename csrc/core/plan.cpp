@@ -104,6 +104,7 @@ namespace {
 Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, const PackedLayout& hidden,
                   const PackedLayout& projection, int64_t ahead) {
   const bool packs = s.steps > 1;
+  const int64_t widest = std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)});
   Workspace w{};
   int64_t at = 0;
   const auto take = [&at](int64_t elements) {
@@ -114,16 +115,18 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
   w.inputs = take(packs ? inputs.total() : 0);
   w.weights = take(packs ? hidden.total() : 0);
   w.projection = take(s.projected ? projection.total() : 0);
+  w.input_bias = take(inputs.chunks() * inputs.columns(0));
+  w.hidden_bias = take(inputs.chunks() * inputs.columns(0));
   w.state_stride = align(s.batch * std::max(s.hidden, s.projection));
   w.state = take(2 * w.state_stride);
   w.direction_stride = at;
   at *= s.directions;
-  w.zeros = take(std::max(cell_info(s.cell).gates * s.hidden, s.projection));
+  w.zeros = take(std::max({s.hidden, s.projection, widest}));
   w.scratch = at;
   at = 0;
   w.pointers = std::max(s.batch, kAheadRows);
   take(4 * w.pointers * 8 / s.element_bytes);
-  w.product = take(kPieceRows * std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)}));
+  w.product = take(kPieceRows * widest);
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), kAheadRows * ahead));
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;

@@ -72,7 +72,8 @@ constexpr int64_t kAheadRows = 48;
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
 struct Workspace {
   int64_t inputs, weights, projection;  // packed, per direction
-  int64_t zeros;                // one row of zeros, max(H, P, G·H)
+  int64_t input_bias, hidden_bias;      // in the columns of the gates' products, per direction
+  int64_t zeros;                // one row of zeros, as wide as any
   int64_t state;                // forward: c and m of a step, backward: carried d_h and d_c; per direction
   int64_t state_stride;         // between the two
   int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs another
