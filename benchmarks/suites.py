@@ -7,7 +7,7 @@ from .cases import CONTENDERS, LAYERS, Case
 from .peers import LONGEST_UNROLLED
 from .timing import OURS
 
-BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 64, 100, 256, 512, 1024)
+BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 50, 64, 100, 200, 512, 650, 1024)
 MOST_FLOPS = 2e10  # of a forward's products: what is beyond would take the time of all the others
 COMPILED = [(1, 10, 256), (32, 10, 256)]  # the full suite compiles the step loop for these alone
 
@@ -34,9 +34,10 @@ FULL = TELLING + [
 MEMORY = [Case(cell, 32, T, 256) for cell, T in itertools.product(LAYERS, (10, 32, 128, 512))]
 SUITES = {  # name → cases, passes, seconds in all
     "quick": (QUICK, ("infer", "step"), 105),
-    "full": (FULL, ("infer", "train-forward", "backward", "step"), 560),
+    "full": (FULL, ("infer", "step"), 560),
     "memory": (MEMORY, ("step",), 120),
 }
+APART = ("train-forward", "backward")  # the halves of a step, which the full suite times of TELLING alone
 SECONDS_PER_ROW, SECONDS_TO_COMPILE = 1.5, 30  # in a grid without --budget
 
 
@@ -52,7 +53,10 @@ def select(options):
         small = (case for case in dict.fromkeys(cases) if sum(case.products()) <= MOST_FLOPS or case in TELLING)
         cases = [dataclasses.replace(case, dtype=options.dtype) for case in small if case.cell in options.cells]
     passes = options.passes or list(passes) + ["graph"] * (options.device == "cuda" and options.suite != "memory")
-    rows = [(case, mode, rivals(case, options)) for case in cases for mode in passes]
+    passes_of = lambda case: passes
+    if options.suite == "full" and not asked and not options.passes:
+        passes_of = lambda case: [*passes, *(APART if case in TELLING else ())]
+    rows = [(case, mode, rivals(case, options)) for case in cases for mode in passes_of(case)]
     if asked:
         compiling = sum("compiled" in names and case.T <= LONGEST_UNROLLED for case, _, names in rows)
         seconds = min(560, 10 + SECONDS_PER_ROW * len(rows) + SECONDS_TO_COMPILE * compiling)

@@ -147,7 +147,7 @@ def plan(
         raise ValueError(f"proj_size must be below H = {H}; got {proj_size}")
     sizes = cell, T, B, I, H, proj_size, 1 + bidirectional
     if str(device) == "cpu":
-        return Plan(**_ops._C.plan(*sizes, 8 if dtype == torch.float64 else 4, threads))
+        return Plan(**_ops._C.plan(*sizes, 8 if dtype == torch.float64 else 4, dtype.itemsize, threads))
     name, figures = _device_figures(device)
     made = _ops._C.cuda_plan(
         *sizes, str(dtype).removeprefix("torch."), strategy or _ops._C.requested_strategy(), name, *figures

@@ -1,12 +1,13 @@
 """The kernels at the edges of their blocks: on the CPU for every instruction set here, at any number of threads."""
 
+import copy
 import os
 import threading
 
 import pytest
 import torch
 from conftest import devices
-from helpers import LAYERS, doubled, make, outcome, random, states
+from helpers import LAYERS, doubled, layer_arguments, make, mapped, outcome, random, states
 from tolerances import assert_all_close
 
 import fusedrnn
@@ -48,6 +49,45 @@ def test_every_block_edge(kind, B, H, dtype, kernels):
     ours, torchs, truth = make(kind, 5, H, dtype=dtype, device=kernels, bidirectional=True)
     x = random(4, B, 5, dtype=dtype, device=kernels)
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+# Weights of 16 bits are widened as they are read, which is exact: so everything has float32's bits, rounded once.
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("B, H", [(1, 1), (2, 15), (7, 33), (13, 65)])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_narrow_weights_give_the_bits_of_wide_ones(kind, B, H, T, dtype, kernels):
+    G, P = _ops.CELLS[kind]["gates"], H // 2 if kind == "lstm" and H > 1 else H
+    draw = lambda *shape: [random(*shape, dtype=dtype, device=kernels) for _ in range(2)]
+    given = layer_arguments(
+        x=draw(T, B, 5)[0], h_0=random(2, B, P, dtype=dtype), w_ih=draw(G * H, 5), w_hh=draw(G * H, P),
+        b_ih=draw(G * H), b_hh=draw(G * H), w_hr=draw(P, H) if P < H else None, cell=kind, reverse=[False, True],
+    )[:-1]  # fmt: skip
+    widened = [mapped(torch.Tensor.float, value) for value in given[:8]] + given[8:]
+    found, expected = (torch.ops.fusedrnn.layer_forward(*arguments, True, False) for arguments in (given, widened))
+    y, h_n, _, c, saved = found
+    d_y, d_h_n = torch.randn_like(y), torch.randn_like(h_n)
+    found += tuple(torch.ops.fusedrnn.layer_backward(d_y, d_h_n, None, None, *given, y, c, saved, [True] * 8))
+    d_y, d_h_n, y = d_y.float(), d_h_n.float(), y.float()
+    expected += tuple(torch.ops.fusedrnn.layer_backward(d_y, d_h_n, None, None, *widened, y, c, saved, [True] * 8))
+    assert len(found) == len(expected)
+    for value, wide in zip(found, expected):
+        assert torch.equal(value, wide.to(value.dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("T", [1, 3])
+@pytest.mark.cpu
+def test_narrow_weights_of_every_kind_of_number(T, dtype, kernels):
+    special = [0.0, -0.0, 1.0, -2.5, float("inf"), float("-inf"), float("nan")]
+    special += [sign * torch.finfo(dtype).smallest_normal * part for sign in (1, -1) for part in (1, 0.5, 0.25, 0.0078125)]
+    w = torch.tensor(special, dtype=dtype).repeat(2)[:20].unsqueeze(1)
+    rows = torch.ones(T, 2, 1, dtype=dtype) * 8192
+    given = lambda weights, x: (x, None, None, [weights], [torch.zeros(20, 20, dtype=x.dtype)], None, None, None)
+    run = lambda weights, x: torch.ops.fusedrnn.layer(*given(weights, x), None, None, None, "rnn_relu", [False], False, False)
+    y, expected = run(w, rows)[0], run(w.float(), rows.float())[0].to(dtype)
+    torch.testing.assert_close(y[0], expected[0], rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("H, P", [(9, 1), (33, 8), (130, 65)])

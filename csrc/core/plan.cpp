@@ -112,9 +112,12 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
     at += align(elements);
     return here;
   };
-  w.inputs = take(packs ? inputs.total() : 0);
-  w.weights = take(packs ? hidden.total() : 0);
-  w.projection = take(s.projected ? projection.total() : 0);
+  const auto take_weights = [&](bool used, const PackedLayout& layout) {
+    return take(used ? ceil_div(layout.total() * s.weight_bytes, s.element_bytes) : 0);
+  };
+  w.inputs = take_weights(packs, inputs);
+  w.weights = take_weights(packs, hidden);
+  w.projection = take_weights(s.projected, projection);
   w.input_bias = take(inputs.chunks() * inputs.columns(0));
   w.hidden_bias = take(inputs.chunks() * inputs.columns(0));
   w.state_stride = align(s.batch * std::max(s.hidden, s.projection));

@@ -29,6 +29,7 @@ struct Shape {
   bool projected;
   int directions;     // D
   int element_bytes;  // of the arithmetic type: 4 or 8
+  int weight_bytes;   // of an element of the weights
 };
 
 // Which row of an (N, ·) matrix holds step t of sequence b, and whether there is such a step. Either the
@@ -71,13 +72,13 @@ FUSEDRNN_INLINE Previous previous_of(const Rows& rows, bool reverse, int64_t t, 
 
 // Matrices are row-major; ld is the distance between rows in elements; a direction's pointers already
 // stand at its own columns. Pointers that may be null say so. T is what tensors hold, A the type of the
-// arithmetic and of whatever must keep its precision; on the CPU they are one.
+// arithmetic and of whatever must keep its precision; on the CPU they are one, and `weights` alone may be narrower.
 template <class T, class A = T>
 struct DirectionForward {
   bool reverse;
-  const T* w_hh;    // (G·H, P)
-  const T* w_hr;    // (P, H), null without projection
-  const T* w_ih;    // (G·H, I), read if x is
+  const void* w_hh;  // (G·H, P)
+  const void* w_hr;  // (P, H), null without projection
+  const void* w_ih;  // (G·H, I), read if x is
   const T* b_ih;    // (G·H), null without bias
   const T* b_hh;    // (G·H), null without bias
   const T* h_0;     // (B, P), null: zeros
@@ -93,6 +94,7 @@ template <class T, class A = T>
 struct Forward {
   Shape shape;
   Rows rows;
+  Dtype weights;  // what w_ih, w_hh and w_hr hold
   bool save;  // keep what the backward needs
   bool reset_to_hx;
   int64_t ld_gates, ld_y, ld_c;
@@ -103,9 +105,9 @@ struct Forward {
 template <class T, class A = T>
 struct DirectionBackward {
   bool reverse;
-  const T* w_ih;  // read if d_x is wanted
-  const T* w_hh;
-  const T* w_hr;
+  const void* w_ih;  // read if d_x is wanted
+  const void* w_hh;
+  const void* w_hr;
   const T* h_0;
   const T* c_0;
   const T* saved;  // (N, slots·H [+ H])
@@ -126,6 +128,7 @@ template <class T, class A = T>
 struct Backward {
   Shape shape;
   Rows rows;
+  Dtype weights;
   bool reset_to_hx;
   int64_t ld_saved, ld_y, ld_c, ld_d_y, ld_d_c, ld_d_gates, ld_d_h;
   DirectionBackward<T, A> direction[kMaxDirections];

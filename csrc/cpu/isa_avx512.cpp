@@ -1,21 +1,25 @@
 // AVX-512 (F, DQ, BW, VL).
 #if defined(__x86_64__)
+#include <immintrin.h>
+
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
 #include "team.h"
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
+#define FUSEDRNN_LOAD_FLOAT16(w) _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)))
 #include "isa.inc"
 
 #if defined(__clang__)

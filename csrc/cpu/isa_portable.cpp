@@ -1,5 +1,6 @@
 // Vectors of 16 bytes (SSE2, NEON and the like): what every processor of the compiler's default target has.
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"

@@ -23,7 +23,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const int64_t tile_unit = at.first_unit + at.unit_tile * kTileUnits;
   const Stationary<S, 1> weights(p, at, shared + p.weights_at, [&](int, int row, int64_t k) {
     const int64_t j = tile_unit + row;
-    return j < H && k < G * H ? d.w_hh[k * H + j] : convert<S>(0.0f);
+    return j < H && k < G * H ? static_cast<const S*>(d.w_hh)[k * H + j] : convert<S>(0.0f);
   });
   Travelling<S> d_u(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
   d_u.meet();

@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const int64_t tile_unit = at.first_unit + at.unit_tile * kTileUnits;
   const Stationary<S, G> weights(p, at, shared + p.weights_at, [&](int gate, int row, int64_t k) {
     const int64_t j = tile_unit + row;
-    return j < H && k < H ? d.w_hh[(gate * H + j) * H + k] : convert<S>(0.0f);
+    return j < H && k < H ? static_cast<const S*>(d.w_hh)[(gate * H + j) * H + k] : convert<S>(0.0f);
   });
   Travelling<S> h(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
   __syncthreads();

@@ -64,9 +64,14 @@ Sizes check(const Layer& l) {
   const int64_t rank = s.packed ? 2 : 3;
   TORCH_CHECK_VALUE(l.x.dim() == rank, "x must be ", s.packed ? "(N, I)" : "(T, B, I)", "; got ", l.x.dim(),
                     "-D of size ", l.x.sizes());
-  const auto dtype = l.x.scalar_type();
-  TORCH_CHECK_VALUE(dtype == at::kFloat || dtype == at::kDouble || dtype == at::kBFloat16 || dtype == at::kHalf,
-                    "x must be float32, float64, bfloat16 or float16; got ", dtype);
+  switch (l.x.scalar_type()) {
+    case at::kDouble: s.dtype = Dtype::float64; break;
+    case at::kFloat: s.dtype = Dtype::float32; break;
+    case at::kHalf: s.dtype = Dtype::float16; break;
+    case at::kBFloat16: s.dtype = Dtype::bfloat16; break;
+    default:
+      TORCH_CHECK_VALUE(false, "x must be float32, float64, bfloat16 or float16; got ", l.x.scalar_type());
+  }
   s.I = l.x.size(-1);
   if (s.packed) {
     s.N = l.x.size(0);

@@ -30,6 +30,7 @@ struct Layer {
 struct Sizes {
   CellKind kind;
   CellInfo cell;
+  Dtype dtype;
   int64_t T, B, N, I, H, P, D;  // N = T·B unless packed
   bool packed, bias, projected;
 };

@@ -53,7 +53,9 @@ struct Cast {
   Tensor x;          // (rows, I)
   Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
   Tensor first_reset;  // (rows) bool: for a single step, where the initial state is replaced by zeros
-  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+  std::vector<Tensor> w_ih, w_hh, w_hr;  // of the type that they came in
+  std::vector<Tensor> b_ih, b_hh;
+  Dtype weights;
   std::vector<bool> reverse;
   bool reset_to_hx;
 
@@ -63,11 +65,13 @@ struct Cast {
       return s ? as(sequence.sort(*s), type) : Tensor();
     };
     h_0 = state(l.h_0), c_0 = state(l.c_0);
-    w_ih = as(l.w_ih, type), w_hh = as(l.w_hh, type);
-    b_ih = as(l.b_ih, type), b_hh = as(l.b_hh, type), w_hr = as(l.w_hr, type);
+    const auto stored = l.x.scalar_type();
+    w_ih = as(l.w_ih, stored), w_hh = as(l.w_hh, stored), w_hr = as(l.w_hr, stored);
+    b_ih = as(l.b_ih, type), b_hh = as(l.b_hh, type);
+    weights = sizes.dtype;
     reverse = l.reverse, reset_to_hx = l.reset_to_hx;
     shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.I, sizes.H, sizes.P, sizes.projected,
-             static_cast<int>(sizes.D), static_cast<int>(sizeof(T))};
+             static_cast<int>(sizes.D), static_cast<int>(sizeof(T)), bytes_of(weights)};
     plan = plan_cpu(shape, at::in_parallel_region() ? 1 : at::get_num_threads(),
                     cpu::kernels().unit);
     rows = sequence.rows();
@@ -134,13 +138,13 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   Tensor h_n = empty({D, B, P}, l.type);
   Tensor c_n = has_c ? empty({D, B, H}, l.type) : empty({0}, l.type);
 
-  Forward<T> f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
+  Forward<T> f{l.shape, l.rows, l.weights, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
-    dir.w_hh = const_pointer<T>(l.w_hh[d]);
-    dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
-    dir.w_ih = const_pointer<T>(l.w_ih[d]);
+    dir.w_hh = l.w_hh[d].const_data_ptr();
+    dir.w_hr = s.projected ? l.w_hr[d].const_data_ptr() : nullptr;
+    dir.w_ih = l.w_ih[d].const_data_ptr();
     dir.b_ih = s.bias ? const_pointer<T>(l.b_ih[d]) : nullptr;
     dir.b_hh = s.bias ? const_pointer<T>(l.b_hh[d]) : nullptr;
     dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
@@ -190,7 +194,8 @@ Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, co
     h.push_back(before_each_step(l, y, l.h_0, l.sizes.P, d));
     if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, l.sizes.H, d));
   }
-  const Layer rows{l.x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
+  const Layer rows{l.x,    {},     {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh, as(l.w_hr, l.type), {}, {}, {},
+                   layer.cell, l.reverse, false};
   return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
     return forward<T>(step, /*save=*/true, /*cell_states=*/false);
   });
@@ -224,14 +229,14 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   // Of a single step the products that are parallel in time are the library's.
   const bool makes_d_x = needs.x && l.shape.steps > 1;
   const Tensor d_x = makes_d_x ? empty({D, N, s.I}, l.type) : Tensor();
-  Backward<T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+  Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_width, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
-    dir.w_ih = const_pointer<T>(l.w_ih[d]);
-    dir.w_hh = const_pointer<T>(l.w_hh[d]);
-    dir.w_hr = s.projected ? const_pointer<T>(l.w_hr[d]) : nullptr;
+    dir.w_ih = l.w_ih[d].const_data_ptr();
+    dir.w_hh = l.w_hh[d].const_data_ptr();
+    dir.w_hr = s.projected ? l.w_hr[d].const_data_ptr() : nullptr;
     dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
     dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
     dir.saved = at_direction(const_pointer<T>(saved), d, width);
@@ -251,16 +256,17 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   cpu::kernels().backward(f, l.plan, aligned<T>(workspace));
 
   const Tensor m = s.projected ? saved.narrow(0, 0, N).narrow(2, s.cell.slots() * H, H) : Tensor();
+  const std::vector<Tensor> w_ih = as(l.w_ih, l.type);
   Needs rest = needs;
   rest.x = needs.x && !makes_d_x;
   ParallelGradients g = parallel_gradients(
-      {s, l.reverse, l.x, l.w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
+      {s, l.reverse, l.x, w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
        [&](int64_t d) { return before_each_step(l, y, l.h_0, P, d); }},
       rest);
   if (makes_d_x) g.d_x = D == 1 ? d_x[0] : d_x.sum(0);
   for (int64_t d = 0; d < D; ++d) {
     if (l.shape.steps == 1 && l.h_0.defined() && needs.h_0)
-      d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), l.w_hh[d]);
+      d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), as(l.w_hh[d], l.type));
     if (l.first_reset.defined() && !l.reverse[d]) {
       d_h_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
       if (has_c) d_c_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);

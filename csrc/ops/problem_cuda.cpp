@@ -5,15 +5,6 @@
 namespace fusedrnn::ops {
 namespace {
 
-Dtype dtype_of(const Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kDouble: return Dtype::float64;
-    case at::kFloat: return Dtype::float32;
-    case at::kHalf: return Dtype::float16;
-    default: return Dtype::bfloat16;
-  }
-}
-
 std::vector<Tensor> contiguous(const std::vector<Tensor>& list) {
   std::vector<Tensor> result;
   for (const Tensor& t : list) result.push_back(t.contiguous());
@@ -23,7 +14,7 @@ std::vector<Tensor> contiguous(const std::vector<Tensor>& list) {
 }  // namespace
 
 Problem::Problem(const Layer& l, Pass pass, const char* strategy)
-    : sizes(check(l)), no_autocast_(c10::autocast_dispatch_keyset), guard_(l.x.device()), dtype(dtype_of(l.x)),
+    : sizes(check(l)), no_autocast_(c10::autocast_dispatch_keyset), guard_(l.x.device()), dtype(sizes.dtype),
       arithmetic(dtype == Dtype::float64 ? at::kDouble : at::kFloat), device(cuda_device_of(l.x)),
       stream(current_stream(l.x)), reverse(l.reverse), reset_to_hx(l.reset_to_hx) {
   x = l.x.reshape({sizes.N, sizes.I}).contiguous();
@@ -38,7 +29,7 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
     rows.reset = reset_.const_data_ptr<bool>();
   }
   shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.I, sizes.H, sizes.P, sizes.projected,
-           static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic))};
+           static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic)), bytes_of(dtype)};
   plan = plan_cuda(shape, {dtype, strategy}, device, pass);
 }
 

@@ -38,7 +38,7 @@ std::map<std::string, std::string> build_info() {
 }
 
 Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
-               int element_bytes) {
+               int element_bytes, int weight_bytes) {
   Shape shape{};
   const bool known = for_each_cell([&](CellKind kind, auto c) {
     shape.cell = kind;
@@ -48,12 +48,13 @@ Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t
   shape.steps = T, shape.batch = B, shape.rows = T * B, shape.inputs = I, shape.hidden = H;
   shape.projection = P > 0 ? P : H, shape.projected = P > 0;
   shape.directions = static_cast<int>(D), shape.element_bytes = element_bytes;
+  shape.weight_bytes = weight_bytes;
   return shape;
 }
 
 py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
-              int element_bytes, int threads) {
-  const Shape shape = shape_of(cell, T, B, I, H, P, D, element_bytes);
+              int element_bytes, int weight_bytes, int threads) {
+  const Shape shape = shape_of(cell, T, B, I, H, P, D, element_bytes, weight_bytes);
   const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit);
   py::dict d;
   d["strategy"] = p.strategy;
@@ -98,7 +99,7 @@ py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int
                                                {"bfloat16", Dtype::bfloat16}};
   const auto known = dtypes.find(dtype);
   if (known == dtypes.end()) throw std::invalid_argument("unknown dtype '" + dtype + "'");
-  const Shape shape = shape_of(cell, T, B, I, H, P, D, known->second == Dtype::float64 ? 8 : 4);
+  const Shape shape = shape_of(cell, T, B, I, H, P, D, known->second == Dtype::float64 ? 8 : 4, bytes_of(known->second));
   const CudaPlan p = plan_cuda(shape, {known->second, strategy.c_str()},
                                {name, capability, multiprocessors, shared_bytes, max_cluster}, Pass::both);
   py::dict d;
@@ -140,10 +141,11 @@ std::vector<std::string> available_isas() {
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Build information and plans of fusedrnn; the operators live in torch.ops.fusedrnn.";
   m.def("build_info", &build_info);
-  m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P") = 0, py::arg("D") = 1,
-        py::arg("element_bytes") = 4, py::arg("threads") = 1);
-  m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"), py::arg("P"), py::arg("D"),
-        py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
+  m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
+        py::arg("P") = 0, py::arg("D") = 1,
+        py::arg("element_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("threads") = 1);
+  m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
+        py::arg("P"), py::arg("D"), py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
         py::arg("shared_bytes"), py::arg("max_cluster"));
   m.def("cuda_devices", &cuda_devices);
   m.def("requested_strategy", &ops::requested_strategy);
