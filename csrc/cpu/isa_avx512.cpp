@@ -19,6 +19,9 @@
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
+#define FUSEDRNN_LOAD_BFLOAT16(w) \
+  __m512(_mm512_maskz_slli_epi32(    \
+      0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))), 16))
 #define FUSEDRNN_LOAD_FLOAT16(w) _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)))
 #include "isa.inc"
 
