@@ -226,6 +226,8 @@ def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tenso
 
 def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor] | None]:
     """Turn the Weights of each direction into the op's lists, one for each role, None where there are none."""
+    if len(weights) == 1:
+        return [None if w is None else [w] for w in weights[0]]
     return [[w for w in role if w is not None] or None for role in zip(*weights)]
 
 

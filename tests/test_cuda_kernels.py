@@ -268,7 +268,10 @@ def test_a_refused_strategy_raises_where_the_layer_is_called():
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="preloads AddressSanitizer's library")
 def test_no_kernel_reads_or_writes_beyond_its_memory():
-    """All of the above once more, in a build whose every access AddressSanitizer watches."""
+    """The above once more, in a build whose every access AddressSanitizer watches.
+
+    Without what reads and writes as others do: bfloat16 as float16, relu as tanh.
+    """
     found = [
         subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True).stdout.strip()
         for name in ("libasan.so", "libstdc++.so.6")
@@ -282,7 +285,7 @@ def test_no_kernel_reads_or_writes_beyond_its_memory():
     }
     here = Path(__file__)
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(here), "-x", "-p", "no:cacheprovider", "-k", "not order and not 65535"],
+        [sys.executable, "-m", "pytest", str(here), "-x", "-p", "no:cacheprovider", "-k", "not order and not 65535 and not bfloat16 and not relu"],
         cwd=here.parents[1], env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 0 and "passed" in run.stdout, run.stdout + run.stderr

@@ -10,18 +10,25 @@ from torch import Tensor
 
 from .. import functional
 from ..functional import Weights
-from .base import Untraced, refuse_tracers, weight_of
+from .base import Untraced, refuse_tracers, weights_of
 
 
 class Cell(Untraced):
     """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
 
     def _weights(self) -> Weights:
-        return Weights(*(weight_of(self, name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+        return Weights(*weights_of(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
     def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
         """Check sizes, in torch.nn's words, and return input and states with a batch dimension."""
         refuse_tracers(input)
+        if input.dim() == 2 and input.shape[1] == self.input_size:
+            expected = (input.shape[0], self.hidden_size)
+            for state in states:
+                if state.shape != expected:
+                    break
+            else:
+                return [input, *states]  # nothing to say: what follows takes as long as the step
         names = ("hx[0]", "hx[1]") if len(states) == 2 else ("hidden",)
         for name, tensor in zip(("input", *names), (input, *states)):
             if tensor.dim() not in (1, 2):
