@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fusedrnn
 
 from . import peers
-from .timing import OURS
+from .timing import OURS, RECOMPUTE
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 PASSES = ("infer", "train-forward", "backward", "step", "graph")
-CONTENDERS = ("torch.nn", OURS, *peers.PEERS)
+CONTENDERS = ("torch.nn", OURS, RECOMPUTE, *peers.PEERS)
 MOST_COPIES = 512  # of the input, to rotate on CUDA
 
 
@@ -174,10 +174,11 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
         found["torch.nn packed"] = contender(theirs, packed(theirs))
         if not case.bidirectional:  # a reverse direction that starts in the padding computes something else
             found["torch.nn padded"] = contender(theirs, lambda x_: theirs(x_)[0].masked_fill(mask, 0))
-    if OURS in names:
-        ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
-        forward = packed(ours) if case.ragged else lambda x_: ours(x_)[0]
-        found[OURS] = contender(ours, forward)
+    for name in (OURS, RECOMPUTE):
+        if name in names:
+            ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
+            ours.recompute = name == RECOMPUTE
+            found[name] = contender(ours, packed(ours) if case.ragged else lambda x_, ours=ours: ours(x_)[0])
     for name in names:
         if name in peers.PEERS:
             try:

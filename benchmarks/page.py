@@ -4,7 +4,7 @@ import base64
 from html import escape
 
 from . import machine, tables
-from .timing import OURS
+from .timing import OURS, RECOMPUTE
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
   padding: 0 1rem; color: #222 }
@@ -59,7 +59,7 @@ def page(result, pictures):
         (cells, "odd" if ratio is None else "loss" if ratio < 1 else "") for cells, ratio in tables.rows(result)
     ])
     if result["suite"] == "memory":
-        rows = table(("case", "torch.nn, MB", f"{OURS}, MB", "ratio"), [
+        rows = table(("case", "torch.nn, MB", f"{OURS}, MB", f"{RECOMPUTE}, MB", "ratio"), [
             (cells, "loss" if float(cells[-1]) < 1 else "") for cells in tables.memory_rows(result)
         ])
     title = "Peak MB of forward and backward" if result["suite"] == "memory" else tables.TITLE

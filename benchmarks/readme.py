@@ -1,7 +1,7 @@
-"""Writes the README's table of speed from a committed result: `python -m benchmarks.readme [RESULT.json]`.
+"""Writes the README's tables from committed results: `python -m benchmarks.readme [RESULT.json]`.
 
-A result that is named, of `python -m benchmarks --suite quick`, becomes the committed one first. What stands
-between the two marks in README.md is made here and nowhere else; a test compares the two.
+A result that is named becomes a committed one first: that of the speed, or, where recompute=True took part, that of
+the memory. What stands between the marks in README.md is made here and nowhere else; a test compares the two.
 """
 
 import json
@@ -9,16 +9,26 @@ import statistics
 import sys
 from pathlib import Path
 
+from .timing import OURS, RECOMPUTE
+
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "cpu-avx2-2-cores.json"
-BEGIN, END = "<!-- speed: made by python -m benchmarks.readme -->", "<!-- end of speed -->"
+RESULTS = ROOT / "benchmarks" / "results"
 
 
-def table(result):
-    """The result as Markdown: a row a case and rival, training and inference side by side, and the losses by name."""
-    environment, rows, ratios = result["environment"], {}, {}
+def taken(result):
+    """How the result came about."""
+    e = result["environment"]
+    return (
+        f"`{e['command']}` on a {e['cores']}-core {e['cpu']} ({e['build']['cpu kernels']}), torch {e['torch']}, "
+        f"{e['threads']} threads, {e['date'][:10]}."
+    )
+
+
+def speed(result):
+    """A row a case and rival, training and inference side by side, and the losses by name."""
+    rows, ratios = {}, {}
     for record in result["results"]:
-        ours = record["contenders"]["fusedrnn"]
+        ours = record["contenders"][OURS]
         for rival, ratio in record["ratios"].items():
             if not rival.startswith("torch.nn"):
                 continue
@@ -28,33 +38,58 @@ def table(result):
             rows.setdefault(case, {})[record["pass"]] = cell
             ratios[f"{case} {record['pass']}"] = ratio
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
-    return "\n".join(
-        [
-            f"`{environment['command']}` on a {environment['cores']}-core {environment['cpu']} "
-            f"({environment['build']['cpu kernels']}), torch {environment['torch']}, {environment['threads']} threads, "
-            f"{environment['date'][:10]}. Medians, torch.nn → fusedrnn; the ratio is above 1 where fusedrnn is faster.",
-            "",
-            "| case | training step | ratio | inference | ratio |",
-            "|---|---|---|---|---|",
-            *(f"| {case} | {cells.get('step', '| ')} | {cells.get('infer', '| ')} |" for case, cells in rows.items()),
-            "",
-            f"Geometric mean of {len(ratios)} ratios: {statistics.geometric_mean(ratios.values()):.2f}. "
-            f"Losses: {'; '.join(losses) or 'none in this grid'}.",
-        ]
-    )
+    return [
+        taken(result) + " Medians, torch.nn → fusedrnn; the ratio is above 1 where fusedrnn is faster.",
+        "",
+        "| case | training step | ratio | inference | ratio |",
+        "|---|---|---|---|---|",
+        *(f"| {case} | {cells.get('step', '| ')} | {cells.get('infer', '| ')} |" for case, cells in rows.items()),
+        "",
+        f"Geometric mean of {len(ratios)} ratios: {statistics.geometric_mean(ratios.values()):.2f}. "
+        f"Losses: {'; '.join(losses) or 'none in this grid'}.",
+    ]
 
 
-def filled(readme, result):
-    """The README's text with the table between its marks. Raises ValueError where the marks are missing."""
-    head, _, rest = readme.partition(BEGIN)
-    _, mark, tail = rest.partition(END)
-    if not mark:
-        raise ValueError(f"README.md must hold the marks {BEGIN!r} and {END!r}")
-    return f"{head}{BEGIN}\n\n{table(result)}\n\n{END}{tail}"
+def memory(result):
+    """Peak of memory and time of a training step of torch.nn, of ours, and of ours with recompute=True."""
+    names = ("torch.nn", OURS, RECOMPUTE)
+
+    def cells(record):
+        for name in names:
+            figures = record["contenders"][name]
+            yield f"{figures['peak_bytes'] / 1e6:.3g} MB, {1e3 * figures['median_s']:.3g} ms"
+
+    return [
+        taken(result) + " Peak of a training step beyond what was there before it, and its median time.",
+        "",
+        f"| case | {' | '.join(names)} |",
+        "|---|" + "---|" * len(names),
+        *(f"| {record['case']} | {' | '.join(cells(record))} |" for record in result["results"]),
+    ]
+
+
+TABLES = {
+    "speed": (RESULTS / "cpu-avx2-2-cores.json", speed),
+    "memory": (RESULTS / "cpu-avx2-2-cores-recompute.json", memory),
+}
+
+
+def filled(readme):
+    """The README's text with the tables between their marks. Raises ValueError where a mark is missing."""
+    for name, (path, table) in TABLES.items():
+        begin, end = f"<!-- {name}: made by python -m benchmarks.readme -->", f"<!-- end of {name} -->"
+        head, _, rest = readme.partition(begin)
+        _, mark, tail = rest.partition(end)
+        if not mark:
+            raise ValueError(f"README.md must hold the marks {begin!r} and {end!r}")
+        lines = "\n".join(table(json.loads(path.read_text())))
+        readme = f"{head}{begin}\n\n{lines}\n\n{end}{tail}"
+    return readme
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        RESULT.write_text(Path(sys.argv[1]).read_text())
+    for given in map(Path, sys.argv[1:]):
+        recomputes = any(RECOMPUTE in record["contenders"] for record in json.loads(given.read_text())["results"])
+        TABLES["memory" if recomputes else "speed"][0].write_text(given.read_text())
     path = ROOT / "README.md"
-    path.write_text(filled(path.read_text(), json.loads(RESULT.read_text())))
+    path.write_text(filled(path.read_text()))

@@ -5,7 +5,7 @@ import itertools
 
 from .cases import CONTENDERS, LAYERS, Case
 from .peers import LONGEST_UNROLLED
-from .timing import OURS
+from .timing import OURS, RECOMPUTE
 
 BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 50, 64, 100, 200, 512, 650, 1024)
 MOST_FLOPS = 2e10  # of a forward's products: what is beyond would take the time of all the others
@@ -67,7 +67,9 @@ def rivals(case, options):
     """Who runs a case: those asked for, or torch.nn and ours, with peers where the full suite wants them."""
     if options.contenders:
         return tuple(name for name in CONTENDERS if name in ("torch.nn", *options.contenders))
+    if options.suite == "memory":
+        return "torch.nn", OURS, RECOMPUTE
     if options.suite != "full" or case.ragged or case.layers > 1 or case.bidirectional:
         return "torch.nn", OURS
-    few = "compiled" if (case.B, case.T, case.H) in COMPILED else None
-    return tuple(name for name in CONTENDERS if name != "compiled" or few)
+    unwanted = {RECOMPUTE, *(["compiled"] if (case.B, case.T, case.H) not in COMPILED else [])}
+    return tuple(name for name in CONTENDERS if name not in unwanted)

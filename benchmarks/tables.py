@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import timing
-from .timing import OURS
+from .timing import OURS, RECOMPUTE
 
 HEADER = ("case", "pass", "rival", "rival's ms", f"{OURS}'s ms", "ratio", "of the limit", "peak MB, rival", "peak MB")
 TITLE = "median ms (p10 to p90); ratio: the rival's time over ours, above 1 fusedrnn is faster"
@@ -26,16 +26,16 @@ def rows(result):
 
 
 def memory_rows(result):
-    """[(case, torch.nn's MB, ours, how many times as much torch.nn takes)] where both are known."""
-    found = [(record, *peaks(record)) for record in result["results"] if all(peaks(record))]
+    """[(case, torch.nn's MB, ours, with recompute, how many times as much torch.nn takes as ours)] where known."""
+    found = [(record, *peaks(record)) for record in result["results"] if all(peaks(record)[:2])]
     return [
-        (f"{record['case']} {record['pass']}", megabytes(theirs), megabytes(ours), f"{theirs / ours:.2f}")
-        for record, theirs, ours in found
+        (f"{record['case']} {record['pass']}", *map(megabytes, (theirs, ours, least)), f"{theirs / ours:.2f}")
+        for record, theirs, ours, least in found
     ]
 
 
 def peaks(record):
-    return [record["contenders"].get(name, {}).get("peak_bytes") for name in ("torch.nn", OURS)]
+    return [record["contenders"].get(name, {}).get("peak_bytes") for name in ("torch.nn", OURS, RECOMPUTE)]
 
 
 def percent(share):
@@ -53,7 +53,7 @@ def ratios_by_rival(result):
     """
     found = {}
     for record in result["results"]:
-        theirs, ours = peaks(record) if result["suite"] == "memory" else (None, None)
+        theirs, ours, _ = peaks(record) if result["suite"] == "memory" else (None,) * 3
         for rival, ratio in ({"torch.nn": theirs / ours} if theirs and ours else record["ratios"]).items():
             kind, way = ("torch.nn", rival.removeprefix("torch.nn")) if rival.startswith("torch.nn") else (rival, "")
             found.setdefault(kind, {})[f"{record['case']} {record['pass']}{way and ' against' + way}"] = ratio
@@ -97,7 +97,7 @@ def show(result, console):
     """Print the table, the ceilings and the verdicts."""
     if result["suite"] == "memory":
         table = Table(title="peak MB of forward and backward, beyond what was there before")
-        for column in ("case", "torch.nn", OURS, "ratio"):
+        for column in ("case", "torch.nn", OURS, RECOMPUTE, "ratio"):
             table.add_column(column, justify="left" if column == "case" else "right", no_wrap=True)
         for cells in memory_rows(result):
             table.add_row(*cells, style="red" if float(cells[-1]) < 1 else None)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = "fusedrnn"
+OURS, RECOMPUTE = "fusedrnn", "fusedrnn-recompute"
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
 LEAST_ROUNDS = 5
 

@@ -15,6 +15,21 @@ def test_one_step_is_no_sequence():
 
 def test_small_steps_stay_on_one_thread():
     assert plan("gru", 100, 1, 16, threads=8).threads == 1
+    assert plan("lstm", 1, 1, 64, threads=8).threads == 1, "waking a thread takes longer than such a step"
+
+
+def test_a_large_single_step_is_divided_like_any_other():
+    wide, single = plan("lstm", 1, 128, 512, threads=4), plan("lstm", 1, 1, 512, threads=4)
+    assert (wide.batch_parts, wide.unit_parts) == (4, 1)
+    assert (single.batch_parts, single.unit_parts) == (1, 4)
+
+
+def test_the_workspace_follows_the_input_and_the_weights():
+    sizes = ("lstm", 50, 8, 256)
+    assert plan(*sizes, input_size=1024).workspace_bytes > plan(*sizes).workspace_bytes > plan(*sizes, input_size=1).workspace_bytes
+    assert plan(*sizes).workspace_bytes == plan(*sizes, input_size=256).workspace_bytes
+    saved = plan(*sizes).workspace_bytes - plan(*sizes, dtype=torch.bfloat16).workspace_bytes
+    assert saved == pytest.approx(2 * 4 * 256 * 256 * 2, rel=0.01), "two packed matrices, half the bytes"
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])

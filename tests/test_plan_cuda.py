@@ -87,7 +87,7 @@ def test_what_is_not_persistent_says_why(given, part):
 
 
 def test_an_older_device_runs_stepwise():
-    made = _ops._C.cuda_plan("lstm", 50, 8, 64, 0, 1, "float16", "auto", "V100", 70, 80, 98304, 0)
+    made = _ops._C.cuda_plan("lstm", 50, 8, 64, 64, 0, 1, "float16", "auto", "V100", 70, 80, 98304, 0)
     assert made["forward"]["strategy"] == "stepwise" and "V100 has capability 70, 80 is needed" in made["forward"]["reason"]
 
 
