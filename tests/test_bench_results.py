@@ -110,6 +110,23 @@ def test_the_gate_passes_the_same_and_stops_the_slower():
     assert "slower: lstm B=1 T=128 H=256 step, 1.30 of the old median" in gate.lines(verdict)
 
 
+def test_the_gate_leaves_to_the_machine_what_slowed_down_everyone():
+    old, new = imagined(), imagined()
+    new["results"][3] = row(Case("lstm", 1, 128, 256), "step", 3e-3, 1.5e-3)
+    assert gate.passes(gate.compare(old, new)), "torch.nn, which took turns with it, became as slow"
+    new["results"][3] = row(Case("lstm", 1, 128, 256), "step", 3e-3, 2e-3)
+    assert [name for name, _ in gate.compare(old, new)["slower"]] == ["lstm B=1 T=128 H=256 step"]
+
+
+def test_the_gate_stops_what_is_a_little_slower_everywhere():
+    old, new = imagined(), imagined()
+    for record in new["results"]:
+        record["contenders"]["fusedrnn"] = figures(1.1 * record["contenders"]["fusedrnn"]["median_s"], 1000)
+    verdict = gate.compare(old, new)
+    assert not verdict["slower"] and not gate.passes(verdict) and verdict["together"] == pytest.approx(1.1)
+    assert "all together 1.10 of the old time (at most 1.08)" in gate.lines(verdict)[-1]
+
+
 def test_the_gate_stops_what_does_not_run_any_more_and_names_other_machines():
     old, new = imagined(), imagined()
     new["results"][2]["contenders"]["fusedrnn"] = {"right": False, "error": None, "failed": "RuntimeError: broken"}
