@@ -1,5 +1,6 @@
 """A result as pictures: `draw(result, folder, stem)` writes what the rows suffice for, returns {title: path}."""
 
+import collections
 import math
 
 import matplotlib
@@ -48,6 +49,12 @@ def present(values, order):
     return [value for value in order if value in values]
 
 
+def well_covered(rows):
+    """The passes, without those that were measured in but a few of the cases: they would be empty pictures."""
+    counts = collections.Counter(row["pass"] for row in rows)
+    return present({mode for mode, count in counts.items() if 3 * count >= max(counts.values())}, MARKS)
+
+
 def heatmaps(result):
     """A map for each pass and cell, at the hidden size with most of the combinations of B and T."""
     found = [row for row in plain(result) if "torch.nn" in row["ratios"]]
@@ -64,7 +71,8 @@ def heatmaps(result):
     rows = [row for row in rows if row["B"] in Bs and row["T"] in Ts]
     if not rows:
         return None
-    cells, modes = present({r["cell"] for r in rows}, LAYERS), present({r["pass"] for r in rows}, MARKS)
+    cells, modes = present({r["cell"] for r in rows}, LAYERS), well_covered(rows)
+    rows = [row for row in rows if row["pass"] in modes]
     most = max(2.0, *(max(r["ratios"]["torch.nn"], 1 / r["ratios"]["torch.nn"]) for r in rows))
     norm, colours = LogNorm(1 / most, most), plt.get_cmap("RdBu").with_extremes(bad="#dddddd")
     size = (len(cells) * (0.75 * len(Ts) + 1.2) + 1.5, len(modes) * (0.36 * len(Bs) + 1) + 0.6)
@@ -105,7 +113,7 @@ def bars(result):
     groups = dict(sorted(((k, v) for k, v in groups.items() if len(v) > 2), key=lambda g: (-len(g[1]), g[0]))[:3])
     if not groups:
         return None
-    modes = present({row["pass"] for row in found}, MARKS)
+    modes = well_covered([row for row in found if (row["B"], row["T"]) in groups])
     size = (5.2 * len(groups), 2.3 * len(modes) + 0.8)
     figure, axes = plt.subplots(len(modes), len(groups), figsize=size, squeeze=False, layout="constrained")
     for (i, mode), (j, (B, T)) in ((a, b) for a in enumerate(modes) for b in enumerate(groups)):
@@ -201,8 +209,10 @@ def memory(result):
             points = dict(sorted(each.get((cell, name), {}).items()))
             axis.plot(points.keys(), points.values(), style, color="black" if name == "torch.nn" else COLOURS[cell],
                       label=name)
+            other = each.get((cell, OURS if name == "torch.nn" else "torch.nn"), {})
             for T, peak in points.items():
-                place = {"xytext": (0, 7 if name == "torch.nn" else -13), "textcoords": "offset points", "ha": "center"}
+                above = peak > other.get(T, 0)
+                place = {"xytext": (0, 7 if above else -13), "textcoords": "offset points", "ha": "center"}
                 axis.annotate(f"{peak:.3g}", (T, peak), fontsize=8, **place)
         axis.set(xscale="log", yscale="log", title=LAYERS[cell], xlabel="sequence length T, steps (log)")
         Ts = sorted({T for (c, _), points in each.items() if c == cell for T in points})
