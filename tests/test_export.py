@@ -106,7 +106,6 @@ def test_a_saved_program_runs_in_a_fresh_process(kind, option, device, tmp_path)
     "kind, option, kwargs",
     [
         pytest.param("lstm", "lengths", {"proj_size": 3}, id="lstm, projection, lengths"),
-        pytest.param("lstm", None, {}, id="lstm"),
         pytest.param("gru", "reset", {"bias": False}, id="gru, no bias, reset"),
     ],
 )

