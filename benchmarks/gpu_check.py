@@ -223,15 +223,8 @@ def check(names, budget, output, parts, facts):
             record = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         result["parts"][name] = {"seconds": round(time.monotonic() - start, 1), **record}
         result["complete"] = name == names[-1]
-        save(result, output)
+        timing.save(result, output)
     return result
-
-
-def save(result, output):
-    output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_suffix(".part")
-    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    beside.replace(output)
 
 
 def parse(arguments):

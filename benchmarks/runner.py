@@ -7,7 +7,6 @@ error. Ctrl-C and the end of the budget leave what was measured.
 import dataclasses
 import functools
 import gc
-import json
 import time
 
 import torch
@@ -97,18 +96,10 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
             result["results"].append(row)
             result["complete"] = number + 1 == len(rows)
             result["seconds"] = round(time.perf_counter() - start, 1)
-            save(result, path)
+            timing.save(result, path)
             gc.collect()
     except KeyboardInterrupt:
         result["ended"] = f"interrupted after {len(result['results'])} of {len(rows)} rows; here is what was measured"
         result["interrupted"] = True
-    save(result, path)
+    timing.save(result, path)
     return result
-
-
-def save(result, path):
-    """Beside the old file and then over it, so that there is always a whole one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-    beside.replace(path)

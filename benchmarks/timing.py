@@ -1,6 +1,7 @@
 """What the benchmarks share: who may be timed, how contenders take turns, and what is said of the ratios."""
 
 import itertools
+import json
 import math
 import statistics
 import subprocess
@@ -148,6 +149,14 @@ def verdict(ratios):
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
     mean = statistics.geometric_mean(ratios.values())
     return [f"geometric mean of {len(ratios)} ratios: {mean:.2f}", f"losses: {'; '.join(losses) or 'none'}"]
+
+
+def save(result, path):
+    """Write a result as JSON beside the old file and then over it, so that there is always a whole one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    beside.replace(path)
 
 
 def commit():
