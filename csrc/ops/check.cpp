@@ -61,9 +61,9 @@ Sizes check(const Layer& l) {
   s.packed = l.batch_sizes.has_value();
   TORCH_CHECK_VALUE(!(s.packed && l.lengths), "lengths and batch_sizes exclude each other: a packed sequence "
                                               "already knows its lengths");
-  const int64_t rank = s.packed ? 2 : 3;
-  TORCH_CHECK_VALUE(l.x.dim() == rank, "x must be ", s.packed ? "(N, I)" : "(T, B, I)", "; got ", l.x.dim(),
-                    "-D of size ", l.x.sizes());
+  const int64_t rank = s.packed || l.is_cell ? 2 : 3;
+  TORCH_CHECK_VALUE(l.x.dim() == rank, "x must be ", l.is_cell ? "(B, I)" : s.packed ? "(N, I)" : "(T, B, I)", "; got ",
+                    l.x.dim(), "-D of size ", l.x.sizes());
   switch (l.x.scalar_type()) {
     case at::kDouble: s.dtype = Dtype::float64; break;
     case at::kFloat: s.dtype = Dtype::float32; break;
@@ -78,8 +78,8 @@ Sizes check(const Layer& l) {
     s.B = packed_batch(*l.batch_sizes, s.N);
     s.T = l.batch_sizes->numel();
   } else {
-    s.T = l.x.size(0);
-    s.B = l.x.size(1);
+    s.T = l.is_cell ? 1 : l.x.size(0);
+    s.B = l.x.size(-2);
     s.N = s.T * s.B;
   }
 
@@ -101,10 +101,15 @@ Sizes check(const Layer& l) {
     check_list("b_ih", "(G*H)", l.b_ih, {G * s.H}, s, l.x);
     check_list("b_hh", "(G*H)", l.b_hh, {G * s.H}, s, l.x);
   }
-  if (l.h_0) check_tensor("h_0", s.projected ? "(D, B, P)" : "(D, B, H)", *l.h_0, {s.D, s.B, s.P}, l.x);
+  const auto check_state = [&](const char* name, const Tensor& state, int64_t width) {
+    const char* meaning = l.is_cell ? "(B, H)" : width < s.H ? "(D, B, P)" : "(D, B, H)";
+    const int64_t sizes[] = {s.D, s.B, width};
+    check_tensor(name, meaning, state, {sizes + l.is_cell, 3 - size_t(l.is_cell)}, l.x);
+  };
+  if (l.h_0) check_state("h_0", *l.h_0, s.P);
   if (l.c_0) {
     TORCH_CHECK_VALUE(s.cell.states > 1, "cell '", l.cell, "' has no cell state, yet c_0 is given");
-    check_tensor("c_0", "(D, B, H)", *l.c_0, {s.D, s.B, s.H}, l.x);
+    check_state("c_0", *l.c_0, s.H);
   }
   if (l.lengths) {
     TORCH_CHECK_VALUE(l.lengths->dim() == 1 && l.lengths->size(0) == s.B, "lengths must be (B) = (", s.B, "); got ",

@@ -18,13 +18,14 @@ using OptionalTensor = std::optional<Tensor>;
 
 // The inputs of fusedrnn::layer. Lists hold one tensor a direction, or none.
 struct Layer {
-  Tensor x;                                      // (T, B, I), or (N, I) with batch_sizes
-  OptionalTensor h_0, c_0;                       // (D, B, P), (D, B, H); none: zeros
+  Tensor x;                                      // (T, B, I), or (N, I) with batch_sizes, or (B, I) of a cell
+  OptionalTensor h_0, c_0;                       // (D, B, P), (D, B, H), without D of a cell; none: zeros
   std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
   OptionalTensor batch_sizes, lengths, reset;    // (T) int64 CPU | (B) integer | (T, B) or (N) bool
   std::string cell;
   std::vector<bool> reverse;                     // (D)
   bool reset_to_hx;
+  bool is_cell = false;                          // one step of one direction
 };
 
 struct Sizes {
@@ -39,7 +40,8 @@ struct Sizes {
 // batch_sizes, so that it serves every device.
 Sizes check(const Layer& layer);
 
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n, c, saved
+// y, h_n, c_n, c, saved. Of a cell y (B, H) is h_n as well, and what it has not may be undefined.
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 // Incoming gradients; none means zero.
 struct Gradients {
@@ -52,14 +54,15 @@ struct Needs {
 };
 
 // Who computes a layer. A backward that is given no saved values, though its cell has some, makes them anew from y
-// and c: knowing the state before every step, it takes all steps at once. Its results stand in the order x, h_0, c_0, then
-// each list in turn; (0,) for what is absent or not needed.
+// and c: knowing the state before every step, it takes all steps at once. Given leave to overwrite the saved values, it
+// puts the gates' gradients in their place. Its results stand in the order x, h_0, c_0, then each list in turn; (0,) for
+// what is absent or not needed.
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states);
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
-                                 const Tensor& saved, const Needs& needs);
+                                 const Tensor& saved, const Needs& needs, bool overwrite);
 
 ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states);
 std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
-                                  const Tensor& saved, const Needs& needs);
+                                  const Tensor& saved, const Needs& needs, bool overwrite);
 
 }  // namespace fusedrnn::ops

@@ -152,12 +152,14 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const bool keeps_c = has_c && (save || cell_states);
   const int64_t width = keeps_values ? l.saved_width() : 0;
 
+  const bool is_cell = layer.is_cell;  // and a call costs as much as its step: every tensor counts
+  const auto absent = [&] { return is_cell ? Tensor() : empty({0}, l.type); };
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
-  const Tensor saved = keeps_values ? empty({s.N, D, width}, l.type) : empty({0}, l.type);
+  const Tensor saved = keeps_values ? empty({s.N, D, width}, l.type) : absent();
   Tensor y = empty({N, D * P}, l.type);
-  Tensor c = keeps_c ? empty({N, D * H}, l.type) : empty({0}, l.type);
-  Tensor h_n = empty({D, B, P}, l.type);
-  Tensor c_n = has_c ? empty({D, B, H}, l.type) : empty({0}, l.type);
+  Tensor c = keeps_c ? empty({N, D * H}, l.type) : absent();
+  Tensor h_n = is_cell ? y : empty({D, B, P}, l.type);
+  Tensor c_n = !has_c ? absent() : is_cell ? empty({B, H}, l.type) : empty({D, B, H}, l.type);
 
   Forward<T> f{l.shape, l.rows, l.weights, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
@@ -180,6 +182,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   cpu::kernels().forward(f, l.plan, aligned<T>(workspace));
 
   const auto out = layer.x.scalar_type();
+  if (is_cell) return {as(y, out), Tensor(), has_c ? as(c_n, out) : c_n, c, saved};
   return {as(l.sequence.scatter(y), out), as(l.sequence.unsort(h_n), out),
           as(has_c ? l.sequence.unsort(c_n) : c_n, out), keeps_c ? l.sequence.scatter(c) : c,
           saved};
@@ -224,7 +227,7 @@ Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, co
 
 template <class T>
 std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
-                             const Tensor& saved_in, const Needs& needs) {
+                             const Tensor& saved_in, const Needs& needs, bool overwrite) {
   const Cast<T> l(layer);
   const Sizes& s = l.sizes;
   const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
@@ -240,9 +243,11 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
-  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute_saved(l, layer, y, c) : saved_in;
+  const bool recomputes = has_values && !saved_in.numel() && N > 0;
+  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
-  const Tensor d_gates = empty({N, D, d_width}, l.type);
+  const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
+  const Tensor d_gates = in_place ? saved.narrow(0, 0, N).narrow(2, 0, d_width) : empty({N, D, d_width}, l.type);
   const Tensor d_h = s.projected ? empty({N, D * P}, l.type) : Tensor();
   Tensor d_h_0 = empty({D, B, P}, l.type);
   Tensor d_c_0 = has_c ? empty({D, B, H}, l.type) : Tensor();
@@ -251,7 +256,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const bool makes_d_x = needs.x && l.shape.steps > 1;
   const Tensor d_x = makes_d_x ? empty({D, N, s.I}, l.type) : Tensor();
   Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
-                D * d_width, D * P, {}};
+                d_gates.stride(0), D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
@@ -267,7 +272,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c = at_direction(const_pointer<T>(d_c), d, H);
     dir.d_h_n = at_direction(const_pointer<T>(d_h_n), d, B * P);
     dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
-    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_width;
+    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_gates.stride(1);
     dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
     dir.d_x = makes_d_x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
     dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
@@ -317,10 +322,10 @@ ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states) {
 }
 
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
-                                 const Tensor& saved, const Needs& needs) {
+                                 const Tensor& saved, const Needs& needs, bool overwrite) {
   const NoAutocast keep_type;
-  return arithmetic_type(layer.x) == at::kDouble ? backward<double>(layer, gradients, y, c, saved, needs)
-                                                 : backward<float>(layer, gradients, y, c, saved, needs);
+  return arithmetic_type(layer.x) == at::kDouble ? backward<double>(layer, gradients, y, c, saved, needs, overwrite)
+                                                 : backward<float>(layer, gradients, y, c, saved, needs, overwrite);
 }
 
 }  // namespace fusedrnn::ops

@@ -153,7 +153,7 @@ ForwardResult forward_cuda(const Layer& layer, bool save, bool cell_states) {
 }
 
 std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
-                                  const Tensor& saved_in, const Needs& needs) {
+                                  const Tensor& saved_in, const Needs& needs, bool overwrite) {
   const Problem l(layer, Pass::backward, requested_strategy());
   const Sizes& s = l.sizes;
   const int64_t N = s.N, D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = s.cell.split * H;
@@ -164,9 +164,12 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
   const Tensor d_c = has_c ? wide(gradients.d_c) : Tensor(), d_c_n = has_c ? contiguous(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
-  const Tensor saved = has_values && !saved_in.numel() && N > 0 ? recompute_saved(l, layer, y, c) : saved_in;
+  const bool recomputes = has_values && !saved_in.numel() && N > 0;
+  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
-  const Tensor d_gates = l.empty({N, D, d_width});
+  // One thread reads what is saved of a unit at a step and then writes its gradients.
+  const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
+  const Tensor d_gates = in_place ? saved.narrow(2, 0, d_width) : l.empty({N, D, d_width});
   const Tensor d_h = s.projected ? l.empty({N, D * P}) : Tensor();
   const Tensor d_h_0 = l.empty_wide({D, B, P}), d_c_0 = has_c ? l.empty_wide({D, B, H}) : Tensor();
 
@@ -175,7 +178,7 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
     if (has_c) pass_through(d_c_0, d_c_n);
   } else {
     cuda::AnyBackward f{l.shape, l.rows, l.dtype, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
-                        D * d_width, D * P, {}};
+                        d_gates.stride(0), D * P, {}};
     for (int64_t d = 0; d < D; ++d) {
       auto& dir = f.direction[d];
       dir.reverse = l.reverse[d];
@@ -189,7 +192,7 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
       dir.d_c = at_element(d_c, d * H);
       dir.d_h_n = at_element(d_h_n, d * B * P);
       dir.d_c_n = at_element(d_c_n, d * B * H);
-      dir.d_gates = at_element(d_gates, d * d_width);
+      dir.d_gates = at_element(d_gates, d * d_gates.stride(1));
       dir.d_h = at_element(d_h, d * P);
       dir.d_h_0 = at_element(d_h_0, d * B * P);
       dir.d_c_0 = at_element(d_c_0, d * B * H);

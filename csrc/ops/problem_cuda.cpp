@@ -19,6 +19,9 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
       stream(current_stream(l.x)), reverse(l.reverse), reset_to_hx(l.reset_to_hx) {
   x = l.x.reshape({sizes.N, sizes.I}).contiguous();
   h_0 = contiguous(l.h_0), c_0 = contiguous(l.c_0);
+  if (l.is_cell)
+    for (Tensor* state : {&h_0, &c_0})
+      if (state->defined()) *state = state->unsqueeze(0);
   w_ih = contiguous(l.w_ih), w_hh = contiguous(l.w_hh), w_hr = contiguous(l.w_hr);
   b_ih = contiguous(l.b_ih), b_hh = contiguous(l.b_hh);
   rows = {sizes.T, sizes.B, nullptr, nullptr, nullptr, nullptr};

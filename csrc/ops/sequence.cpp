@@ -53,7 +53,7 @@ Rows Sequence::rows() const {
 }
 
 Tensor Sequence::gather(const Tensor& t) const {
-  const Tensor flat = packed_ ? t : t.reshape({T_ * B_, t.size(-1)});
+  const Tensor flat = t.dim() == 2 ? t : t.reshape({T_ * B_, t.size(-1)});
   return padded() ? flat.index_select(0, index_) : flat;
 }
 

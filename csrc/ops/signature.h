@@ -46,19 +46,32 @@ struct Implementation {
     return kForward(to_layer(FUSEDRNN_INPUTS), save, cell_states);
   }
 
+  template <bool kOverwrite>
   static std::vector<Tensor> layer_backward(const OptionalTensor& d_y, const OptionalTensor& d_h_n,
                                             const OptionalTensor& d_c_n, const OptionalTensor& d_c,
                                             FUSEDRNN_INPUT_TYPES, const Tensor& y, const Tensor& c,
                                             const Tensor& saved, const Bools& needs) {
     TORCH_CHECK(needs.size() == 8, "needs must hold 8 values, one an input or list of inputs; got ", needs.size());
     return kBackward(to_layer(FUSEDRNN_INPUTS), Gradients{d_y, d_h_n, d_c_n, d_c}, y, c, saved,
-                     Needs{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]});
+                     Needs{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]}, kOverwrite);
+  }
+
+  // (h_n, c_n); of cells of one state c_n is nothing.
+  static std::tuple<Tensor, Tensor> cell_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                                 const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
+                                                 const OptionalTensor& b_hh, const std::string& cell) {
+    const auto list = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>(); };
+    const Layer layer{x, h_0, c_0, {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, {}, {}, {}, cell, {false}, false, true};
+    auto [y, h_n, c_n, c, saved] = kForward(layer, /*save=*/false, /*cell_states=*/false);
+    return {y, c_n.defined() && c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
   }
 
   static void implement(torch::Library& m) {
     m.impl("layer", layer);
+    m.impl("cell_forward", cell_forward);
     m.impl("layer_forward", layer_forward);
-    m.impl("layer_backward", layer_backward);
+    m.impl("layer_backward", layer_backward<false>);
+    m.impl("layer_backward_", layer_backward<true>);
   }
 };
 

@@ -1,0 +1,98 @@
+"""The last backward through a graph writes the gates' gradients over what was saved; nobody else may notice."""
+
+import pytest
+import torch
+from helpers import DTYPES, LAYERS, flat, loss, make, named, random, states
+from ragged import OPTIONS, B, H, I, T, given_on
+from simt.extension import host_executor
+from torch.nn.utils.rnn import pack_padded_sequence
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.memory import peak
+
+
+def run(kind, option="plain", dtype=torch.float64, device="cpu", used=None):
+    """A loss of a layer, and all that it may be differentiated by."""
+    kwargs = {"proj_size": 3} if option == "projection" else {}
+    layer = make(kind, I, H, dtype=dtype, device=device, bidirectional=True, **kwargs)[0]
+    x = random(T, B, I, dtype=dtype, device=device).requires_grad_()
+    hx = states(kind, 2, B, H, P=kwargs.get("proj_size"), dtype=dtype, device=device)
+    given = given_on(device, option) if option in OPTIONS else {}
+    layer.recompute = option == "recompute"
+    leaves = [x, *(state.requires_grad_() for state in flat(hx)), *layer.parameters()]
+    input = pack_padded_sequence(x, [6, 4, 4, 1]) if option == "packed" else x
+    return loss(named(layer(input, hx, **given)), used), leaves
+
+
+def assert_the_last_is_as_the_first(value, leaves):
+    gradients = [torch.autograd.grad(value, leaves, retain_graph=keep, allow_unused=True) for keep in (True, True, False)]
+    for first, second, last in zip(*gradients, strict=True):
+        assert torch.equal(first, second) and torch.equal(first, last)
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "packed", "projection", "recompute"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_last_backward_is_as_the_first(kind, option, device):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only an LSTM has a projection")
+    assert_the_last_is_as_the_first(*run(kind, option, device=device))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_the_last_backward_is_as_the_first_in_every_dtype(kind, dtype, device):
+    assert_the_last_is_as_the_first(*run(kind, dtype=dtype, device=device))
+
+
+@pytest.mark.parametrize("option", ["plain", "projection"])
+@pytest.mark.parametrize("strategy", ["stepwise", "persistent"])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_cuda_path_too(kind, strategy, option):
+    if option == "projection" and (kind != "lstm" or strategy == "persistent"):
+        pytest.skip("only an LSTM has a projection, and then runs stepwise")
+    with host_executor("A100", strategy):
+        assert_the_last_is_as_the_first(*run(kind, option, torch.float32))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_a_hook_holds_is_left_alone(kind, device):
+    held = []
+
+    def hold(tensor):
+        held.append((tensor, tensor.clone()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor):
+        value, leaves = run(kind, device=device)
+    value.backward()
+    assert len(held) > 5 and all(torch.equal(tensor, before) for tensor, before in held)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_batch_of_gradients_reads_what_was_saved_again_and_again(kind):
+    value, leaves = run(kind)
+    batch = torch.tensor([1.0, -2.0, 0.5], dtype=value.dtype)
+    (expected,) = torch.autograd.grad(value, leaves[:1], retain_graph=True)
+    (found,) = torch.autograd.grad(value, leaves[:1], batch, is_grads_batched=True)
+    torch.testing.assert_close(found, batch[:, None, None, None] * expected)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_last_backward_makes_no_second_set_of_gates(kind):
+    T, B, I, H = 64, 8, 4, 64
+    layer = make(kind, I, H, dtype=torch.float32)[0]
+    gates = T * B * 4 * H * 4  # bytes: four values of a unit, GRU's too
+
+    def bytes_of_a_backward(keep):
+        y = layer(random(T, B, I, dtype=torch.float32))[0].sum()
+        return peak(lambda: torch.autograd.grad(y, layer.parameters(), retain_graph=keep))
+
+    assert bytes_of_a_backward(keep=True) > gates
+    assert bytes_of_a_backward(keep=False) < 0.8 * gates
+
+
+def test_the_profiler_names_the_operator():
+    value, _ = run("gru")
+    with profile(activities=[ProfilerActivity.CPU]) as watch:
+        value.backward()
+    assert "fusedrnn::layer_backward_" in {event.key for event in watch.key_averages()}
