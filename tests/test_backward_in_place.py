@@ -79,7 +79,7 @@ def test_a_batch_of_gradients_reads_what_was_saved_again_and_again(kind):
 
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_the_last_backward_makes_no_second_set_of_gates(kind):
-    T, B, I, H = 64, 8, 4, 64
+    T, B, I, H = 256, 8, 4, 64
     layer = make(kind, I, H, dtype=torch.float32)[0]
     gates = T * B * 4 * H * 4  # bytes: four values of a unit, GRU's too
 
@@ -88,7 +88,7 @@ def test_the_last_backward_makes_no_second_set_of_gates(kind):
         return peak(lambda: torch.autograd.grad(y, layer.parameters(), retain_graph=keep))
 
     assert bytes_of_a_backward(keep=True) > gates
-    assert bytes_of_a_backward(keep=False) < 0.8 * gates
+    assert bytes_of_a_backward(keep=False) < 0.5 * gates
 
 
 def test_the_profiler_names_the_operator():

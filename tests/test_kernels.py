@@ -9,6 +9,7 @@ import torch
 from conftest import devices
 from helpers import LAYERS, doubled, flat, layer_arguments, make, mapped, outcome, random, states
 from tolerances import assert_all_close
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fusedrnn
 from fusedrnn import _ops
@@ -126,6 +127,34 @@ def test_deep_products(kind, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# more rows than a slice of the weights' gradients has (256), and more outputs than are packed at once (256)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("option", ["plain", "packed"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels):
+    T, B, I, H = 30, 20, 19, 270 if "rnn" in kind else 90
+    ours, torchs, truth = make(kind, I, H, dtype=dtype, device=kernels)
+    x = random(T, B, I, dtype=dtype, device=kernels)
+    if option == "packed":
+        x = pack_padded_sequence(x, [30 - b for b in range(B)])
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, doubled(x)))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_weights_across_a_reset(kind, kernels):
+    T, B, I, H, cut = 30, 20, 19, 40, 17
+    ours = make(kind, I, H, device=kernels)[0]
+    x, d_y = random(T, B, I, device=kernels), random(T, B, H, device=kernels)
+
+    def gradients(x, d_y, **given):
+        return torch.autograd.grad(ours(x, **given)[0], ours.parameters(), d_y)
+
+    reset = (torch.arange(T, device=kernels) == cut)[:, None].expand(T, B)
+    halves = zip(gradients(x[:cut], d_y[:cut]), gradients(x[cut:], d_y[cut:]))
+    for found, (before, after) in zip(gradients(x, d_y, reset=reset), halves):
+        torch.testing.assert_close(found, before + after, rtol=1e-10, atol=1e-10)
+
+
 # more threads than any machine that runs this has cores to spare: the barriers must yield, not dead-lock
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("case", ["rows", "units", "ragged", "projection"])
@@ -139,11 +168,8 @@ def test_the_number_of_threads_does_not_show(case, count, threads):
     alone = outcome(ours, x, **given)
     threads(count)
     together = outcome(ours, x, **given)
-    for name in alone:  # all but the sums over rows, which are the library's and may be cut by threads
-        if "weight" in name or "bias" in name:
-            torch.testing.assert_close(together[name], alone[name], rtol=1e-4, atol=1e-5)
-        else:
-            assert torch.equal(together[name], alone[name]), name
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
 
 
 # What a row gives must not depend on which others share its batch: neither its outputs nor its gradients. The sizes

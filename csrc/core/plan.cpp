@@ -55,6 +55,8 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
   p.unit_parts = at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / p.batch_parts);
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts;
+  const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
+  p.gradient_threads = at_most(sums / kSingleWorkPerThread, threads);
   p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
   // Without a projection h is the hidden units: one owner for both sides of a step.
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, kChunkUnits, p.vector_lanes);
@@ -137,6 +139,20 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
 }
 
 }  // namespace
+
+GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
+  constexpr int64_t kWidestVector = 64;  // bytes
+  const int64_t depth = std::min(s.rows, kGradientRows), lanes = kWidestVector / s.element_bytes;
+  const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
+  GradientWorkspace w{};
+  w.outputs = std::min(kGradientOutputs, own);
+  w.zeros = align(s.projection + 2 * lanes);
+  w.packed_d = align(depth * 2 * lanes);
+  w.pointers = w.packed_d + align(depth * w.outputs + 2 * lanes);
+  w.stride = w.pointers + align(depth * 8 / s.element_bytes);
+  w.total = w.zeros + p.gradient_threads * w.stride;
+  return w;
+}
 
 Workspace forward_workspace(const Shape& s, const CpuPlan& p) {
   const PackedLayout inputs = input_layout(s, p);

@@ -23,6 +23,7 @@ struct CpuPlan {
   int direction_parts;  // directions side by side
   int batch_parts;      // no synchronisation between these
   int unit_parts;       // a barrier a step among these
+  int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
   int64_t input_chunk;  // columns of d_x
@@ -70,7 +71,6 @@ constexpr int64_t kPieceRows = 96;
 // a step at a time would read as many weights again as for w_hh. Half and twice as many: likewise no difference.
 constexpr int64_t kAheadRows = 48;
 
-
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
 struct Workspace {
   int64_t inputs, weights, projection;  // packed, per direction
@@ -83,6 +83,19 @@ struct Workspace {
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };
+// Rows whose share of the weights' gradients is summed at once, and outputs: the packed slice of these gradients stays
+// in the second-level cache.
+constexpr int64_t kGradientRows = 256, kGradientOutputs = 256;
+
+// Pieces of the workspace of the weights' gradients: a row of zeros, and for each thread, in elements from its own begin, a
+// packed panel of the other side, packed gradients and pointers to rows.
+struct GradientWorkspace {
+  int64_t zeros, packed_d, pointers, stride;
+  int64_t outputs;  // that a thread packs at once, in whole blocks
+  int64_t total;
+};
+GradientWorkspace gradient_workspace(const Shape& shape, const CpuPlan& plan);
+
 Workspace forward_workspace(const Shape& shape, const CpuPlan& plan);
 Workspace backward_workspace(const Shape& shape, const CpuPlan& plan);
 

@@ -1,4 +1,5 @@
-// What the CPU kernels offer: for each instruction set, the forward and the backward of one layer.
+// What the CPU kernels offer: for each instruction set, the forward and the backward of one layer, and the gradients of
+// its weights.
 //
 // The kernels of one set are one translation unit (isa_*.cpp) that includes the same templates under
 // another target. The caller chooses once, by what the processor has.
@@ -12,6 +13,20 @@
 
 namespace fusedrnn::cpu {
 
+// Gradients of one direction's weights. Null: not wanted.
+template <class T>
+struct DirectionGradients {
+  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+};
+
+// The sums over all rows that follow a backward: at least one row.
+template <class T>
+struct WeightGradients {
+  const Backward<T>& backward;  // done: d_gates, and d_h with a projection, are there
+  const T* x;                   // (N, I)
+  DirectionGradients<T> direction[kMaxDirections];
+};
+
 struct Kernels {
   VectorUnit unit;
   // workspace: forward_workspace(shape, plan).total elements, 64-byte aligned, contents undefined
@@ -20,10 +35,16 @@ struct Kernels {
   void (*backward_float)(const Backward<float>&, const CpuPlan&, float* workspace);
   void (*backward_double)(const Backward<double>&, const CpuPlan&, double* workspace);
 
+  // workspace: gradient_workspace(shape, plan).total elements
+  void (*gradients_float)(const WeightGradients<float>&, const CpuPlan&, float* workspace);
+  void (*gradients_double)(const WeightGradients<double>&, const CpuPlan&, double* workspace);
+
   void forward(const Forward<float>& f, const CpuPlan& p, float* w) const { forward_float(f, p, w); }
   void forward(const Forward<double>& f, const CpuPlan& p, double* w) const { forward_double(f, p, w); }
   void backward(const Backward<float>& b, const CpuPlan& p, float* w) const { backward_float(b, p, w); }
   void backward(const Backward<double>& b, const CpuPlan& p, double* w) const { backward_double(b, p, w); }
+  void gradients(const WeightGradients<float>& g, const CpuPlan& p, float* w) const { gradients_float(g, p, w); }
+  void gradients(const WeightGradients<double>& g, const CpuPlan& p, double* w) const { gradients_double(g, p, w); }
 };
 
 extern const Kernels kPortable;

@@ -51,6 +51,12 @@ void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* conte
   if (!granted) run_alone();
 }
 
+void run_threads(int threads, void (*body)(void*, int, int), void* context) {
+  if (threads == 1) return body(context, 0, 1);
+#pragma omp parallel num_threads(threads)
+  body(context, omp_get_thread_num(), omp_get_num_threads());
+}
+
 int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts) {
   if (part == 0) return 0;
   if (part == parts) return rows.batch;

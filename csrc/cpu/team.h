@@ -37,6 +37,10 @@ FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, 
 // all of it: a barrier must never wait for a thread that does not exist.
 void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);
 
+// Calls body(context, thread, threads) on as many threads as OpenMP grants, at most that many, for work without a
+// barrier.
+void run_threads(int threads, void (*body)(void*, int thread, int threads), void* context);
+
 // First sequence of batch part `part`: equal numbers of rows, not of sequences.
 int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts);
 

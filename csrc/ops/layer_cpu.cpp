@@ -1,5 +1,5 @@
-// A layer on the CPU: cast to the arithmetic type, the kernel, and after that of the backward one GEMM for each
-// weight's gradient. Owns every buffer of the call.
+// A layer on the CPU: cast to the arithmetic type, the kernel, and after that of the backward the one for the weights'
+// gradients. Owns every buffer of the call.
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
@@ -225,6 +225,32 @@ Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, co
   });
 }
 
+// One tensor a direction, or none if it is not needed.
+struct WeightTensors {
+  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+};
+
+template <class T>
+WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Needs& needs) {
+  const Sizes& s = l.sizes;
+  const int64_t GH = l.gates();
+  cpu::WeightGradients<T> g{f, const_pointer<T>(l.x), {}};
+  WeightTensors tensors;
+  const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
+    if (!needed) return nullptr;
+    list.push_back(l.sequence.total() > 0 ? empty(sizes, l.type) : at::zeros(sizes, l.x.options()));
+    return pointer<T>(list.back());
+  };
+  for (int64_t d = 0; d < s.D; ++d)
+    g.direction[d] = {make(needs.w_ih, tensors.w_ih, {GH, s.I}), make(needs.w_hh, tensors.w_hh, {GH, s.P}),
+                      make(needs.b_ih && s.bias, tensors.b_ih, {GH}), make(needs.b_hh && s.bias, tensors.b_hh, {GH}),
+                      make(needs.w_hr && s.projected, tensors.w_hr, {s.P, s.H})};
+  if (l.sequence.total() > 0) {
+    cpu::kernels().gradients(g, l.plan, aligned<T>(l.workspace(gradient_workspace(l.shape, l.plan).total)));
+  }
+  return tensors;
+}
+
 template <class T>
 std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
                              const Tensor& saved_in, const Needs& needs, bool overwrite) {
@@ -278,18 +304,12 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
     dir.d_c_0 = has_c ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
-  const Tensor workspace = l.workspace(backward_workspace(l.shape, l.plan).total);
-  cpu::kernels().backward(f, l.plan, aligned<T>(workspace));
+  cpu::kernels().backward(f, l.plan, aligned<T>(l.workspace(backward_workspace(l.shape, l.plan).total)));
 
-  const Tensor m = s.projected ? saved.narrow(0, 0, N).narrow(2, s.cell.slots() * H, H) : Tensor();
-  const std::vector<Tensor> w_ih = as(l.w_ih, l.type);
-  Needs rest = needs;
-  rest.x = needs.x && !makes_d_x;
-  ParallelGradients g = parallel_gradients(
-      {s, l.reverse, l.x, w_ih, y, l.h_0, d_gates, d_h, m, !l.sequence.ragged() && !l.rows.reset,
-       [&](int64_t d) { return before_each_step(l, y, l.h_0, P, d); }},
-      rest);
-  if (makes_d_x) g.d_x = D == 1 ? d_x[0] : d_x.sum(0);
+  const WeightTensors sums = weight_gradients(l, f, needs);
+  Tensor d_inputs;
+  if (makes_d_x) d_inputs = D == 1 ? d_x[0] : d_x.sum(0);
+  else if (needs.x) d_inputs = input_gradient(s, as(l.w_ih, l.type), d_gates);
   for (int64_t d = 0; d < D; ++d) {
     if (l.shape.steps == 1 && l.h_0.defined() && needs.h_0)
       d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), as(l.w_hh[d], l.type));
@@ -302,14 +322,14 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return at::empty({0}, layer.x.options()); };
   std::vector<Tensor> result;
-  result.push_back(needs.x ? l.sequence.scatter(g.d_x).to(out) : none());
+  result.push_back(needs.x ? as(l.sequence.scatter(d_inputs), out) : none());
   result.push_back(needs.h_0 && layer.h_0 ? l.sequence.unsort(d_h_0).to(out) : none());
   result.push_back(needs.c_0 && layer.c_0 ? l.sequence.unsort(d_c_0).to(out) : none());
   const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {
     for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : as(grads[i], out));
   };
-  append(layer.w_ih, g.d_w_ih), append(layer.w_hh, g.d_w_hh);
-  append(layer.b_ih, g.d_b_ih), append(layer.b_hh, g.d_b_hh), append(layer.w_hr, g.d_w_hr);
+  append(layer.w_ih, sums.w_ih), append(layer.w_hh, sums.w_hh);
+  append(layer.b_ih, sums.b_ih), append(layer.b_hh, sums.b_hh), append(layer.w_hr, sums.w_hr);
   return result;
 }
 

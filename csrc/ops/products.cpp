@@ -19,21 +19,28 @@ Tensor recurrent_weight_gradient(const Backpropagated& b, const Tensor& du, int6
 
 }  // namespace
 
+Tensor input_gradient(const Sizes& s, const std::vector<Tensor>& w_ih, const Tensor& d_gates) {
+  const int64_t GH = s.cell.gates * s.H, extra = s.cell.split * s.H, shared = GH - extra;
+  Tensor d_x = at::empty({d_gates.size(0), s.I}, d_gates.options());
+  for (int64_t d = 0; d < s.D; ++d) {
+    const Tensor rows = d_gates.select(1, d), du_shared = rows.narrow(1, extra, shared);
+    if (d == 0) at::mm_out(d_x, du_shared, w_ih[d].narrow(0, 0, shared));
+    else d_x.addmm_(du_shared, w_ih[d].narrow(0, 0, shared));
+    if (extra) d_x.addmm_(rows.narrow(1, 0, extra), w_ih[d].narrow(0, shared, extra));
+  }
+  return d_x;
+}
+
 ParallelGradients parallel_gradients(const Backpropagated& b, const Needs& needs) {
   const Sizes& s = b.sizes;
   // The last `extra` columns of the input side have a gradient of their own, the `shared` ones before them have
   // that of the hidden side.
   const int64_t GH = s.cell.gates * s.H, extra = s.cell.split * s.H, shared = GH - extra;
   ParallelGradients g;
-  if (needs.x) g.d_x = at::empty({b.x.size(0), s.I}, b.x.options());
+  if (needs.x) g.d_x = input_gradient(s, b.w_ih, b.d_gates);
   for (int64_t d = 0; d < s.D; ++d) {
     const Tensor rows = b.d_gates.select(1, d), dx = rows.narrow(1, 0, extra), du = rows.narrow(1, extra, GH);
     const Tensor du_shared = du.narrow(1, 0, shared);
-    if (needs.x) {
-      if (d == 0) at::mm_out(g.d_x, du_shared, b.w_ih[d].narrow(0, 0, shared));
-      else g.d_x.addmm_(du_shared, b.w_ih[d].narrow(0, 0, shared));
-      if (extra) g.d_x.addmm_(dx, b.w_ih[d].narrow(0, shared, extra));
-    }
     if (needs.w_ih) {
       Tensor dw = at::empty({GH, s.I}, b.x.options());
       Tensor top = dw.narrow(0, 0, shared), bottom = dw.narrow(0, shared, extra);
