@@ -14,16 +14,13 @@ int64_t chunk_of(int64_t width, int64_t parts, int64_t limit, int64_t lanes) {
   return ceil_div(ceil_div(width, chunks), lanes) * lanes;
 }
 
-// Wide enough that a chunk's epilogue is a long loop, narrow enough that its pre-activations stay in
-// the first-level cache between the product and the epilogue.
-constexpr int64_t kChunkUnits = 64;
-
 // Below this many multiply-adds a step and a thread, the hand-over between threads costs more than
 // the work it takes off (about 0.2 µs against 8 multiply-adds a cycle from the second-level cache).
 constexpr int64_t kWorkPerThread = 1 << 13;
 
-// A thread's share of the batch that still fills the rows of the register block twice.
-constexpr int64_t kRowsPerPart = 12;
+// A thread's share of the batch that fills the rows of the register block twice, and the least that uses each weight for
+// as long as the next takes to come (4 rows: 0.9 of the rate of many).
+constexpr int64_t kRowsPerPart = 12, kFewRowsPerPart = 4;
 
 // The same where the threads must be woken for this one step (1 to 2 µs).
 constexpr int64_t kSingleWorkPerThread = 1 << 16;
@@ -52,8 +49,17 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
     p.direction_parts = 2;
     free /= 2;
   }
+  const auto unit_parts = [&](int batch_parts) {
+    return at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / batch_parts);
+  };
+  const auto share = [&](int batch_parts) {  // rows times units of the thread that has most
+    const int64_t parts = unit_parts(batch_parts), chunk = chunk_of(s.hidden, parts, kChunkUnits, p.vector_lanes);
+    return ceil_div(step_rows(s), batch_parts) * ceil_div(ceil_div(s.hidden, chunk), parts) * chunk;
+  };
   p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
-  p.unit_parts = at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / p.batch_parts);
+  const int more = at_most(step_rows(s) / kFewRowsPerPart, free);
+  if (20 * share(more) < 19 * share(p.batch_parts)) p.batch_parts = more;  // the units cannot be shared evenly
+  p.unit_parts = unit_parts(p.batch_parts);
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts;
   const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
   p.gradient_threads = at_most(sums / kSingleWorkPerThread, threads);

@@ -62,6 +62,10 @@ PackedLayout input_backward_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout hidden_backward_layout(const Shape& shape, const CpuPlan& plan);
 PackedLayout projection_backward_layout(const Shape& shape, const CpuPlan& plan);
 
+// Most units of a chunk: enough that its epilogue is a long loop, few enough that its pre-activations stay in the
+// first-level cache between the product and the epilogue. A whole number of every vector.
+constexpr int64_t kChunkUnits = 64;
+
 // Rows that a product takes at once: enough to use a chunk of weights well while it is in a near cache, few enough
 // that what comes out stays in one until the next loop over it. Half and twice as many: no difference beyond the noise
 // of the machine it was tried on (10 %).

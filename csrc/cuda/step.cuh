@@ -62,7 +62,8 @@ __device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const Direc
     u[g] += value_or_zero<A>(d.b_hh, g * H + j);
   }
   A next[Cell::states], saved[Cell::saved ? Cell::saved : 1];
-  Cell::forward(x, u, state, next, saved);
+  Cell::activate(x, u, saved);
+  Cell::update(saved, state, next);
   if (f.save) {
 #pragma unroll
     for (int k = 0; k < Cell::saved; ++k) d.gates[row * f.ld_gates + k * H + j] = convert<S>(saved[k]);

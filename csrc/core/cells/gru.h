@@ -15,12 +15,18 @@ struct Gru {
   static constexpr int split = 1;   // n: d_x = d_n, d_u = r·d_n
 
   template <class T>
-  static FUSEDRNN_INLINE void forward(const T* x, const T* u, const T* prev, T* next, T* saved) {
-    const T r = sigmoid(x[0] + u[0]);
-    const T z = sigmoid(x[1] + u[1]);
-    const T n = tanh(x[2] + r * u[2]);
+  static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {
+    a[0] = sigmoid(x[0] + u[0]);
+    a[1] = sigmoid(x[1] + u[1]);
+    a[2] = x[2] + a[0] * u[2];  // n's tanh is for `update`, being the second of a chain
+    a[3] = u[2];
+  }
+
+  template <class T>
+  static FUSEDRNN_INLINE void update(T* a, const T* prev, T* next) {
+    const T z = a[1], n = tanh(a[2]);
     next[0] = n + z * (prev[0] - n);
-    saved[0] = r, saved[1] = z, saved[2] = n, saved[3] = u[2];
+    a[2] = n;
   }
 
   template <class T>

@@ -2,11 +2,13 @@
 // a new cell is one header and one line here.
 //
 // The contract of a cell, per hidden unit (arrays are indexed by gate, state or saved value):
-//   forward(x[gates], u[gates], prev[states]) -> next[states], saved[saved]
+//   activate(x[gates], u[gates]) -> a[max(gates, saved)]
+//   update(a, prev[states]) -> next[states]; a's first `saved` values are now what the backward wants
 //   backward(saved, prev, next, d_next[states]) -> dx[split], du[gates], d_prev[states]
 // x and u are the input- and hidden-side pre-activations, biases included. State 0 is h, the one that
 // is multiplied by w_hh (after the projection, if there is one). d_prev[0] is only what reaches h_prev
-// without passing w_hh. dx holds the last `split` gates' input-side gradients; for the others dx = du.
+// without passing w_hh. The forward is in two parts because a loop over units that does both at once waits for one before
+// it has begun enough of the other. dx holds the last `split` gates' input-side gradients; for the others dx = du.
 #pragma once
 
 #include <cstdint>

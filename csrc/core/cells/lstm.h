@@ -14,14 +14,17 @@ struct Lstm {
   static constexpr int split = 0;
 
   template <class T>
-  static FUSEDRNN_INLINE void forward(const T* x, const T* u, const T* prev, T* next, T* saved) {
-    const T i = sigmoid(x[0] + u[0]);
-    const T f = sigmoid(x[1] + u[1]);
-    const T g = tanh(x[2] + u[2]);
-    const T o = sigmoid(x[3] + u[3]);
-    next[1] = f * prev[1] + i * g;
-    next[0] = o * tanh(next[1]);
-    saved[0] = i, saved[1] = f, saved[2] = g, saved[3] = o;
+  static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {
+    a[0] = sigmoid(x[0] + u[0]);
+    a[1] = sigmoid(x[1] + u[1]);
+    a[2] = tanh(x[2] + u[2]);
+    a[3] = sigmoid(x[3] + u[3]);
+  }
+
+  template <class T>
+  static FUSEDRNN_INLINE void update(T* a, const T* prev, T* next) {
+    next[1] = a[1] * prev[1] + a[0] * a[2];
+    next[0] = a[3] * tanh(next[1]);
   }
 
   template <class T>

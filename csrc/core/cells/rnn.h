@@ -14,12 +14,16 @@ struct Rnn {
   static constexpr int split = 0;   // gates whose input- and hidden-side gradients differ
 
   template <class T>
-  static FUSEDRNN_INLINE void forward(const T* x, const T* u, const T*, T* next, T*) {
-    const T a = x[0] + u[0];
+  static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {
+    a[0] = x[0] + u[0];
+  }
+
+  template <class T>
+  static FUSEDRNN_INLINE void update(T* a, const T*, T* next) {
     if constexpr (kRelu) {
-      next[0] = a < T(0) ? T(0) : a;  // written so that NaN stays NaN
+      next[0] = a[0] < T(0) ? T(0) : a[0];  // written so that NaN stays NaN
     } else {
-      next[0] = tanh(a);
+      next[0] = tanh(a[0]);
     }
   }
 
