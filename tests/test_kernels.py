@@ -140,6 +140,18 @@ def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, doubled(x)))
 
 
+# A sum of 8192 products in one chain would be several times as wrong.
+@pytest.mark.parametrize("kind", LAYERS)
+def test_gradients_of_weights_are_summed_with_care(kind, kernels):
+    T, B, H = 128, 64, 24
+    ours, torchs, truth = make(kind, H, H, dtype=torch.float32, device=kernels)
+    x = random(T, B, H, dtype=torch.float32, device=kernels)
+    found, theirs, true = outcome(ours, x), outcome(torchs, x), outcome(truth, x.double())
+    for name in ("d_weight_ih_l0", "d_weight_hh_l0", "d_bias_ih_l0", "d_bias_hh_l0"):
+        error, their_error = ((t[name].double() - true[name]).norm() / true[name].norm() for t in (found, theirs))
+        assert error < max(2 * their_error, 1.5e-7), (name, error, their_error)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_of_weights_across_a_reset(kind, kernels):
     T, B, I, H, cut = 30, 20, 19, 40, 17
