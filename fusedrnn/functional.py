@@ -72,7 +72,7 @@ def rnn(
     make whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.
     Source: torch.nn.RNN's documentation.
     """
-    cell = _cell_of(nonlinearity)
+    cell = cell_of(nonlinearity)
     return run_layers(
         cell, x, weights, hx, None, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, False,
         recompute,
@@ -149,21 +149,21 @@ def lstm(
 
 def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: str = "tanh") -> Tensor:
     """Run one step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
-    return _step(_cell_of(nonlinearity), x, weights, hx, None)[0]
+    return run_cell(cell_of(nonlinearity), x, hx, None, *weights[:4])[0]
 
 
 def gru_cell(x: Tensor, weights: Weights, hx: Tensor | None = None) -> Tensor:
     """Run one step of a GRU cell: x (B, I), hx (B, H) → h (B, H)."""
-    return _step("gru", x, weights, hx, None)[0]
+    return run_cell("gru", x, hx, None, *weights[:4])[0]
 
 
 def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Run one step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
     h_0, c_0 = (None, None) if hx is None else hx
-    return _step("lstm", x, weights, h_0, c_0)
+    return run_cell("lstm", x, h_0, c_0, *weights[:4])
 
 
-def _cell_of(nonlinearity: str) -> str:
+def cell_of(nonlinearity: str) -> str:
     if nonlinearity not in _CELL_OF:
         raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
     return _CELL_OF[nonlinearity]
@@ -213,11 +213,12 @@ def run_layers(
     return x, h_n, c_n, c.to(x.dtype) if cell_states else c
 
 
-def _step(cell: str, x: Tensor, weights: Weights, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Run one step, a sequence of T = 1, and return h (B, H) and c (B, H)."""
+def run_cell(
+    cell: str, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih=None, b_hh=None
+) -> tuple[Tensor, Tensor]:
+    """Run one step, a sequence of T = 1, and return h (B, H) and, of an LSTM, c (B, H)."""
     if autocasts(x):
-        x, (weights,), h_0, c_0 = _autocast(x, (weights,), h_0, c_0)
-    w_ih, w_hh, b_ih, b_hh, _ = weights
+        x, ((w_ih, w_hh, b_ih, b_hh, _),), h_0, c_0 = _autocast(x, [Weights(w_ih, w_hh, b_ih, b_hh)], h_0, c_0)
     if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
         h = x.new_empty(x.size(0), 0)
         return h, h.clone()

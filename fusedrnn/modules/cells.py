@@ -9,26 +9,35 @@ import torch
 from torch import Tensor
 
 from .. import functional
-from ..functional import Weights
 from .base import Untraced, refuse_tracers, weights_of
+
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Cell(Untraced):
-    """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
+    """What the cells share, mixed into a subclass of torch.nn.RNNCellBase. A call takes about as long as its step."""
 
-    def _weights(self) -> Weights:
-        return Weights(*weights_of(self, ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
-
-    def _batch(self, input: Tensor, *states: Tensor) -> list[Tensor]:
-        """Check sizes, in torch.nn's words, and return input and states with a batch dimension."""
+    def _step(self, cell: str, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Run one step and return h and, of an LSTM, c: (B, H), or (H,) of an input without B."""
         refuse_tracers(input)
-        if input.dim() == 2 and input.shape[1] == self.input_size:
-            expected = (input.shape[0], self.hidden_size)
-            for state in states:
-                if state.shape != expected:
-                    break
-            else:
-                return [input, *states]  # nothing to say: what follows takes as long as the step
+        x = input
+        if not self._fits(x, h_0, c_0):
+            x, h_0, c_0 = self._batched(x, h_0, c_0)
+        h, c = functional.run_cell(cell, x, h_0, c_0, *weights_of(self, _WEIGHTS))
+        return (h, c) if x is input else (h.squeeze(0), c.squeeze(0) if cell == "lstm" else c)
+
+    def _fits(self, x: Tensor, *states: Tensor | None) -> bool:
+        if x.dim() != 2 or x.shape[1] != self.input_size:
+            return False
+        expected = (x.shape[0], self.hidden_size)
+        for state in states:
+            if state is not None and state.shape != expected:
+                return False
+        return True
+
+    def _batched(self, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> list[Tensor | None]:
+        """Say, in torch.nn's words, what does not fit; or return input and states with a batch dimension."""
+        states = [state for state in (h_0, c_0) if state is not None]
         names = ("hx[0]", "hx[1]") if len(states) == 2 else ("hidden",)
         for name, tensor in zip(("input", *names), (input, *states)):
             if tensor.dim() not in (1, 2):
@@ -48,7 +57,7 @@ class Cell(Untraced):
                 raise RuntimeError(
                     f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, expected {self.hidden_size}"
                 )
-        return [input, *states]
+        return [input, *states, *[None] * (2 - len(states))]
 
 
 class RNNCell(Cell, torch.nn.RNNCell):
@@ -59,9 +68,7 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
-        x, *states = self._batch(input) if hx is None else self._batch(input, hx)
-        h = functional.rnn_cell(x, self._weights(), *states, nonlinearity=self.nonlinearity)
-        return h if input.dim() == 2 else h.squeeze(0)
+        return self._step(functional.cell_of(self.nonlinearity), input, hx, None)[0]
 
 
 class GRUCell(Cell, torch.nn.GRUCell):
@@ -72,9 +79,7 @@ class GRUCell(Cell, torch.nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
-        x, *states = self._batch(input) if hx is None else self._batch(input, hx)
-        h = functional.gru_cell(x, self._weights(), *states)
-        return h if input.dim() == 2 else h.squeeze(0)
+        return self._step("gru", input, hx, None)[0]
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
@@ -85,6 +90,5 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); all without B for one sample."""
-        x, *states = self._batch(input, *(() if hx is None else hx))
-        h, c = functional.lstm_cell(x, self._weights(), states or None)
-        return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
+        h_0, c_0 = (None, None) if hx is None else hx
+        return self._step("lstm", input, h_0, c_0)
