@@ -23,6 +23,7 @@ class Plan:
     strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1, from weights as they are
     isa: instruction set of the kernels
     threads: direction_parts * batch_parts * unit_parts; only unit_parts meet at a barrier every step
+    gradient_threads: that share the outputs of the weights' gradients, once the steps are done
     chunk: hidden units whose gates are computed together
     workspace_bytes: scratch memory of a call; saved_bytes: kept from forward to backward besides the output
     reason: why it is so
@@ -34,6 +35,7 @@ class Plan:
     direction_parts: int
     batch_parts: int
     unit_parts: int
+    gradient_threads: int
     chunk: int
     workspace_bytes: int
     saved_bytes: int
@@ -42,7 +44,8 @@ class Plan:
     def __str__(self) -> str:
         parts = f"{self.direction_parts} direction x {self.batch_parts} batch x {self.unit_parts} unit parts"
         return (
-            f"{self.strategy} on {self.isa}, {self.threads} thread(s) = {parts}, chunks of {self.chunk} units\n"
+            f"{self.strategy} on {self.isa}, {self.threads} thread(s) = {parts}, chunks of {self.chunk} units; "
+            f"{self.gradient_threads} for the weights' gradients\n"
             f"  workspace {self.workspace_bytes:,} bytes, saved for the backward {self.saved_bytes:,} bytes\n"
             f"  because {self.reason}"
         )
@@ -128,7 +131,7 @@ def plan(
 
     cell: "rnn_tanh", "rnn_relu", "lstm" or "gru"
     input_size: H if omitted; on the CPU the workspace depends on it
-    threads: as many as may be used on the CPU; torch.get_num_threads() if omitted
+    threads: as many as may be used on the CPU; torch.get_num_threads(), but no more than there are cores, if omitted
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
     strategy: for CUDA: "auto", "stepwise" or "persistent"; as `use_strategy` says if omitted
 
@@ -137,7 +140,7 @@ def plan(
     """
     if cell not in _ops.CELLS:
         raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {cell!r}")
-    threads = torch.get_num_threads() if threads is None else threads
+    threads = _ops._C.usable_threads(torch.get_num_threads()) if threads is None else threads
     I = H if input_size is None else input_size
     least_of = {"T": (T, 0), "B": (B, 0), "input_size": (I, 0), "H": (H, 1), "proj_size": (proj_size, 0)}
     for name, (value, least) in (least_of | {"threads": (threads, 1)}).items():

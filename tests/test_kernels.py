@@ -35,8 +35,14 @@ def kernels(request):
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()
-    yield torch.set_num_threads
+
+    def use(count):
+        torch.set_num_threads(count)
+        _ops._C.pretend_processors(count)
+
+    yield use
     torch.set_num_threads(before)
+    _ops._C.pretend_processors(0)
 
 
 @pytest.fixture
@@ -182,6 +188,14 @@ def test_the_number_of_threads_does_not_show(case, count, threads):
     together = outcome(ours, x, **given)
     for name in alone:
         assert torch.equal(together[name], alone[name]), name
+
+
+def test_no_more_threads_than_cores_are_used_of_those_that_may_be(threads):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(cores + 3)
+    assert fusedrnn.plan("lstm", 10, 256, 256).threads == cores
+    threads(cores + 3)
+    assert fusedrnn.plan("lstm", 10, 256, 256).threads == cores + 3
 
 
 # What a row gives must not depend on which others share its batch: neither its outputs nor its gradients. The sizes

@@ -47,6 +47,18 @@ def test_wide_batches_are_split_by_rows_and_single_rows_by_units():
     assert (single.batch_parts, single.unit_parts) == (1, 4)
 
 
+def test_rows_are_shared_where_units_cannot_be_shared_evenly():
+    even, uneven = plan("lstm", 50, 8, 64, threads=2), plan("lstm", 50, 8, 50, threads=2)
+    assert (even.batch_parts, even.unit_parts) == (1, 2)
+    assert (uneven.batch_parts, uneven.unit_parts) == (2, 1), "seven vectors of units would be four and three"
+
+
+def test_the_gradients_of_weights_have_threads_of_their_own():
+    long, short = plan("rnn_tanh", 5000, 1, 16, threads=4), plan("rnn_tanh", 5, 1, 16, threads=4)
+    assert (long.threads, long.gradient_threads) == (1, 4) and short.gradient_threads == 1
+    assert "4 for the weights' gradients" in str(long)
+
+
 def test_directions_run_side_by_side():
     assert plan("lstm", 50, 1, 256, bidirectional=True, threads=2).direction_parts == 2
 

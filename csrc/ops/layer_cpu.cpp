@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "../cpu/kernels.h"
+#include "../cpu/team.h"
 #include "layer.h"
 #include "products.h"
 #include "recompute.h"
@@ -93,7 +94,7 @@ struct Cast {
     reverse = l.reverse, reset_to_hx = l.reset_to_hx;
     shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.I, sizes.H, sizes.P, sizes.projected,
              static_cast<int>(sizes.D), static_cast<int>(sizeof(T)), bytes_of(weights)};
-    plan = plan_cpu(shape, at::in_parallel_region() ? 1 : at::get_num_threads(),
+    plan = plan_cpu(shape, at::in_parallel_region() ? 1 : cpu::usable_threads(at::get_num_threads()),
                     cpu::kernels().unit);
     rows = sequence.rows();
     if (shape.steps <= 1 && rows.reset) single_step_reset();

@@ -11,6 +11,7 @@
 #include "../core/plan.h"
 #include "../core/plan_cuda.h"
 #include "../cpu/kernels.h"
+#include "../cpu/team.h"
 #include "strategy.h"
 
 #define FUSEDRNN_STRING_OF(...) #__VA_ARGS__
@@ -63,6 +64,7 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t 
   d["direction_parts"] = p.direction_parts;
   d["batch_parts"] = p.batch_parts;
   d["unit_parts"] = p.unit_parts;
+  d["gradient_threads"] = p.gradient_threads;
   d["chunk"] = p.chunk;
   d["workspace_bytes"] = p.workspace_bytes;
   d["saved_bytes"] = p.saved_bytes;
@@ -153,4 +155,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("cells", &cells);
   m.def("available_isas", &available_isas);
   m.def("use_isa", &cpu::use, py::arg("name"));
+  m.def("usable_threads", &cpu::usable_threads, py::arg("threads"));
+  m.def("pretend_processors", &cpu::pretend_processors, py::arg("count"));
 }
