@@ -12,8 +12,9 @@ namespace {
 
 std::atomic<int> pretended{0};
 
-// Polls before a waiting thread offers its core to others, about 4 µs: more than threads of a well-shared step are apart.
-constexpr int kSpins = 300;
+// Polls before a waiting thread offers its core to others, about 12 µs: more than the threads of a step are apart, unless
+// one has lost its core.
+constexpr int kSpins = 1000;
 
 }  // namespace
 
