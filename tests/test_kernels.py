@@ -229,6 +229,24 @@ def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, ke
             assert torch.equal(value, whole[i][:, chosen]), (i, len(chosen))
 
 
+# Large weights of the inputs are packed a chunk at a time if there are few rows: the same bits as with many.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind, H", [("rnn_tanh", 540), ("gru", 180), ("lstm", 135)])
+@pytest.mark.cpu
+def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels):
+    T, B, I = 3, 101, 1500 if dtype == torch.float32 else 3000
+    ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
+    x, d_y = random(T, B, I, dtype=dtype), random(T, B, 2 * H, dtype=dtype)
+
+    def rows(chosen):
+        own = x[:, chosen].clone().requires_grad_()
+        y = ours(own)[0]
+        return y, torch.autograd.grad(y, own, d_y[:, chosen])[0]
+
+    for whole, few in zip(rows(slice(None)), rows([2, 60, 61])):
+        assert torch.equal(few, whole[:, [2, 60, 61]])
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_repeated_runs_give_the_same_bits(kind, device):
     ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]

@@ -67,6 +67,8 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   // Without a projection h is the hidden units: one owner for both sides of a step.
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, kChunkUnits, p.vector_lanes);
   p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, kChunkUnits, p.vector_lanes) : p.chunk;
+  p.inputs_at_once = s.steps > 1 && p.batch_parts == 1 && s.rows <= kRowsAtOnce &&
+                     cell.gates * s.hidden * s.inputs * s.weight_bytes >= kInputWeightsAtOnce;
   p.workspace_bytes =
       std::max(forward_workspace(s, p).total, backward_workspace(s, p).total) * s.element_bytes;
   p.saved_bytes = s.rows * s.directions * s.element_bytes *
@@ -111,7 +113,7 @@ namespace {
 // ahead: columns of the inputs' product that a thread makes ahead.
 Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, const PackedLayout& hidden,
                   const PackedLayout& projection, int64_t ahead) {
-  const bool packs = s.steps > 1;
+  const bool packs = s.steps > 1, at_once = p.inputs_at_once;
   const int64_t widest = std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)});
   Workspace w{};
   int64_t at = 0;
@@ -123,7 +125,7 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
   const auto take_weights = [&](bool used, const PackedLayout& layout) {
     return take(used ? ceil_div(layout.total() * s.weight_bytes, s.element_bytes) : 0);
   };
-  w.inputs = take_weights(packs, inputs);
+  w.inputs = take_weights(packs && !at_once, inputs);
   w.weights = take_weights(packs, hidden);
   w.projection = take_weights(s.projected, projection);
   w.input_bias = take(inputs.chunks() * inputs.columns(0));
@@ -135,10 +137,12 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
   w.zeros = take(std::max({s.hidden, s.projection, widest}));
   w.scratch = at;
   at = 0;
-  w.pointers = std::max(s.batch, kAheadRows);
+  const int64_t ahead_rows = at_once ? s.rows : kAheadRows;
+  w.pointers = std::max({s.batch, ahead_rows, kPieceRows});
   take(4 * w.pointers * 8 / s.element_bytes);
   w.product = take(kPieceRows * widest);
-  w.ahead = take(std::max(kPieceRows * inputs.columns(0), kAheadRows * ahead));
+  w.ahead = take(std::max(kPieceRows * inputs.columns(0), ahead_rows * ahead));
+  w.chunk = take(at_once ? ceil_div(inputs.elements(0) * s.weight_bytes, s.element_bytes) : 0);
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;
