@@ -65,16 +65,19 @@ def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock):
     In 0 seconds nothing is timed.
 
     Another order of the same sums: ours may be three times as far off as torch's, and a few roundings where torch
-    happens to be exact. Torch's own only has to be no nonsense. What raises is recorded with its error.
+    happens to be exact. In float64 the truth is torch's own and as rounded as ours (against 80 bits, an RNN's gradients of
+    its weights over 4096 rows: torch's 14 eps off, ours 3), hence more of them. Torch's own only has to be no nonsense.
+    What raises is recorded with its error.
     """
     results, yardstick = {}, None
+    roundings = 64 if eps == torch.finfo(torch.float64).eps else 16  # as in tests/tolerances.py
     for name, run in passes.items():
         try:
             found = relative_errors(prepare(run)(), truth)
         except Exception as error:  # out of memory included; an interrupt is none
             results[name] = failure(error)
             continue
-        yardstick = yardstick or [3 * error + 16 * eps for error in found]
+        yardstick = yardstick or [3 * error + roundings * eps for error in found]
         bounds = yardstick if name.startswith(OURS) else [4 * eps**0.5] * len(truth)
         right = all(error <= bound for error, bound in zip(found, bounds))
         results[name] = {"error": max(found) if max(found) < math.inf else None, "right": right}  # no infinity in JSON
