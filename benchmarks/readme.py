@@ -1,9 +1,10 @@
-"""Writes the README's tables from committed results: `python -m benchmarks.readme [RESULT.json]`.
+"""Writes the README's tables from committed results: `python -m benchmarks.readme [RESULT.json ...]`.
 
-A result that is named becomes a committed one first: that of the speed, or, where recompute=True took part, that of
-the memory. What stands between the marks in README.md is made here and nowhere else; a test compares the two.
+A result that is named becomes a committed one first, under the name that belongs to the command that made it. What
+stands between the marks in README.md is made here and nowhere else; a test compares the two.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -15,6 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
+# what a committed result is called → the command that makes it
+COMMITTED = {
+    "cpu-avx2-2-cores": "python -m benchmarks",
+    "cpu-avx2-2-cores-full": "python -m benchmarks --suite full",
+    "cpu-avx2-2-cores-one-thread": "python -m benchmarks --threads 1 --budget 230",
+    "cpu-avx2-2-cores-float64": "python -m benchmarks --dtype float64 --budget 230",
+    "cpu-avx2-2-cores-recompute": (
+        "python -m benchmarks --batch 32 --seq-len 128 --hidden 256 --layers 1,4 --passes step "
+        "--contenders fusedrnn,fusedrnn-recompute --budget 70"
+    ),
+}
+
+
 def taken(result):
     """How the result came about."""
     e = result["environment"]
@@ -24,19 +38,23 @@ def taken(result):
     )
 
 
+def against_torch(result):
+    """(case, with the way that torch.nn takes if it has two; the record; torch.nn's name in there; the ratio)."""
+    for record in result["results"]:
+        for rival, ratio in record["ratios"].items():
+            if rival.startswith("torch.nn"):
+                case = record["case"] + (f" (against {rival})" if rival != "torch.nn" else "")
+                yield case, record, rival, ratio
+
+
 def speed(result):
     """A row a case and rival, training and inference side by side, and the losses by name."""
     rows, ratios = {}, {}
-    for record in result["results"]:
-        ours = record["contenders"][OURS]
-        for rival, ratio in record["ratios"].items():
-            if not rival.startswith("torch.nn"):
-                continue
-            case = record["case"] + (f" (against {rival})" if rival != "torch.nn" else "")
-            theirs = record["contenders"][rival]
-            cell = f"{1e3 * theirs['median_s']:.3g} → {1e3 * ours['median_s']:.3g} ms | **{ratio:.2f}**"
-            rows.setdefault(case, {})[record["pass"]] = cell
-            ratios[f"{case} {record['pass']}"] = ratio
+    for case, record, rival, ratio in against_torch(result):
+        theirs, ours = (record["contenders"][name] for name in (rival, OURS))
+        cell = f"{1e3 * theirs['median_s']:.3g} → {1e3 * ours['median_s']:.3g} ms | **{ratio:.2f}**"
+        rows.setdefault(case, {})[record["pass"]] = cell
+        ratios[f"{case} {record['pass']}"] = ratio
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
     return [
         taken(result) + " Medians, torch.nn → fusedrnn; the ratio is above 1 where fusedrnn is faster.",
@@ -47,6 +65,36 @@ def speed(result):
         "",
         f"Geometric mean of {len(ratios)} ratios: {statistics.geometric_mean(ratios.values()):.2f}. "
         f"Losses: {'; '.join(losses) or 'none in this grid'}.",
+    ]
+
+
+def grids(*results):
+    """A row a result: geometric means by cell and pass with the least ratio; then what each row's losses are."""
+    columns = list(itertools.product(("lstm", "gru", "rnn"), ("step", "infer")))
+    rows, losses = [], []
+    for result in results:
+        e = result["environment"]
+        name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}"
+        ratios = {column: [] for column in columns}
+        for case, record, rival, ratio in against_torch(result):
+            if (record["cell"], record["pass"]) in ratios:
+                ratios[record["cell"], record["pass"]].append(ratio)
+            if ratio < 1:
+                ours, theirs = (100 * record["contenders"][name]["of_limit"] for name in (OURS, rival))
+                losses.append(
+                    f"- {case} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
+                    f"torch.nn at {theirs:.0f} %"
+                )
+        cells = (f"**{statistics.geometric_mean(found):.2f}** ({min(found):.2f})" for found in ratios.values())
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return [
+        "All that was measured: geometric means of torch.nn's time over ours, the least ratio in brackets.",
+        "",
+        "| | LSTM training | inference | GRU training | inference | RNN training | inference |",
+        "|---|" + "---|" * len(columns),
+        *rows,
+        "",
+        *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was faster nowhere."]),
     ]
 
 
@@ -68,28 +116,32 @@ def memory(result):
     ]
 
 
-TABLES = {
-    "speed": (RESULTS / "cpu-avx2-2-cores.json", speed),
-    "memory": (RESULTS / "cpu-avx2-2-cores-recompute.json", memory),
+TABLES = {  # name of a table → what makes it, and of which results
+    "speed": (speed, ["cpu-avx2-2-cores"]),
+    "grids": (grids, [name for name in COMMITTED if not name.endswith("recompute")]),
+    "memory": (memory, ["cpu-avx2-2-cores-recompute"]),
 }
 
 
 def filled(readme):
     """The README's text with the tables between their marks. Raises ValueError where a mark is missing."""
-    for name, (path, table) in TABLES.items():
+    for name, (table, sources) in TABLES.items():
         begin, end = f"<!-- {name}: made by python -m benchmarks.readme -->", f"<!-- end of {name} -->"
         head, _, rest = readme.partition(begin)
         _, mark, tail = rest.partition(end)
         if not mark:
             raise ValueError(f"README.md must hold the marks {begin!r} and {end!r}")
-        lines = "\n".join(table(json.loads(path.read_text())))
+        lines = "\n".join(table(*(json.loads((RESULTS / f"{source}.json").read_text()) for source in sources)))
         readme = f"{head}{begin}\n\n{lines}\n\n{end}{tail}"
     return readme
 
 
 if __name__ == "__main__":
     for given in map(Path, sys.argv[1:]):
-        recomputes = any(RECOMPUTE in record["contenders"] for record in json.loads(given.read_text())["results"])
-        TABLES["memory" if recomputes else "speed"][0].write_text(given.read_text())
+        command = json.loads(given.read_text())["environment"]["command"]
+        names = [name for name, makes_it in COMMITTED.items() if makes_it == command]
+        if not names:
+            sys.exit(f"{given} was made by `{command}`; a committed result by one of: {', '.join(COMMITTED.values())}")
+        (RESULTS / f"{names[0]}.json").write_text(given.read_text())
     path = ROOT / "README.md"
     path.write_text(filled(path.read_text()))
