@@ -1,5 +1,7 @@
 """The last backward through a graph writes the gates' gradients over what was saved; nobody else may notice."""
 
+import itertools
+
 import pytest
 import torch
 from helpers import DTYPES, LAYERS, flat, loss, make, named, random, states
@@ -30,11 +32,11 @@ def assert_the_last_is_as_the_first(value, leaves):
         assert torch.equal(first, second) and torch.equal(first, last)
 
 
-@pytest.mark.parametrize("option", [*OPTIONS, "packed", "projection", "recompute"])
-@pytest.mark.parametrize("kind", LAYERS)
+CASES = [*itertools.product(LAYERS, [*OPTIONS, "packed", "recompute"]), ("lstm", "projection")]
+
+
+@pytest.mark.parametrize("kind, option", CASES)
 def test_the_last_backward_is_as_the_first(kind, option, device):
-    if option == "projection" and kind != "lstm":
-        pytest.skip("only an LSTM has a projection")
     assert_the_last_is_as_the_first(*run(kind, option, device=device))
 
 
@@ -44,12 +46,11 @@ def test_the_last_backward_is_as_the_first_in_every_dtype(kind, dtype, device):
     assert_the_last_is_as_the_first(*run(kind, dtype=dtype, device=device))
 
 
-@pytest.mark.parametrize("option", ["plain", "projection"])
-@pytest.mark.parametrize("strategy", ["stepwise", "persistent"])
-@pytest.mark.parametrize("kind", ["lstm", "gru"])
+CUDA = [*itertools.product(["lstm", "gru"], ["stepwise", "persistent"], ["plain"]), ("lstm", "stepwise", "projection")]
+
+
+@pytest.mark.parametrize("kind, strategy, option", CUDA)
 def test_the_cuda_path_too(kind, strategy, option):
-    if option == "projection" and (kind != "lstm" or strategy == "persistent"):
-        pytest.skip("only an LSTM has a projection, and then runs stepwise")
     with host_executor("A100", strategy):
         assert_the_last_is_as_the_first(*run(kind, option, torch.float32))
 

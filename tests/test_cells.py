@@ -24,12 +24,11 @@ def assert_equal(found, expected):
 def test_both_ways_give_the_same_bits(kind, dtype, device):
     cell, x, hx = given(kind, dtype, device)
     for arguments in [(x, hx), (x,), (x.T.contiguous().T, hx)]:
-        with torch.no_grad():
-            assert_equal(cell(*arguments), cell.requires_grad_(False)(*arguments))
         found = cell.requires_grad_(True)(*arguments)
         assert flat(found)[0].requires_grad
         with torch.no_grad():
             assert_equal(cell(*arguments), found)
+        assert_equal(cell.requires_grad_(False)(*arguments), found)
 
 
 @pytest.mark.parametrize("kind", CELLS)
@@ -62,6 +61,14 @@ def test_vmap_and_fake_tensors_without_gradients(kind, device):
         torch.testing.assert_close(found, torch.stack([flat(cell(x_, hx))[0] for x_ in many]))
         shapes = [t.shape for t in flat(cell.to("meta")(x.to("meta")))]
     assert shapes == [(B, H)] * (2 if kind == "lstm" else 1)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_the_operator_keeps_its_contract(kind, device):
+    cell, x, hx = given(kind, torch.float32, device)
+    h_0, c_0 = hx if kind == "lstm" else (hx, None)
+    arguments = (x, h_0, c_0, *(weight.detach() for weight in cell.parameters()), kind)
+    torch.library.opcheck(torch.ops.fusedrnn.cell.default, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 def test_what_does_not_fit_is_named():

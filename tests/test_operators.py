@@ -60,6 +60,7 @@ def test_forward_and_backward_keep_the_contract(option, device):
     y, h_n, c_n, c, saved = torch.ops.fusedrnn.layer_forward(*forward)
     backward = (y, h_n, c_n, None, *given[:-1], y, c, saved, [True] * 8)
     torch.library.opcheck(torch.ops.fusedrnn.layer_backward.default, backward, test_utils=("test_schema", "test_faketensor"))
+    torch.library.opcheck(torch.ops.fusedrnn.layer_backward_.default, backward, test_utils=("test_schema",))
 
 
 @pytest.mark.parametrize("save", [False, True])

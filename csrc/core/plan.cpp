@@ -70,7 +70,8 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   p.inputs_at_once = s.steps > 1 && p.batch_parts == 1 && s.rows <= kRowsAtOnce &&
                      cell.gates * s.hidden * s.inputs * s.weight_bytes >= kInputWeightsAtOnce;
   p.workspace_bytes =
-      std::max(forward_workspace(s, p).total, backward_workspace(s, p).total) * s.element_bytes;
+      s.element_bytes *
+      std::max({forward_workspace(s, p).total, backward_workspace(s, p).total, gradient_workspace(s, p).total});
   p.saved_bytes = s.rows * s.directions * s.element_bytes *
                   ((cell.saved ? cell.slots() : 0) * s.hidden + (cell.states - 1) * s.hidden +
                    (s.projected ? s.hidden : 0));
@@ -83,6 +84,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
+  if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a chunk at a time";
   if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
   return why.str();
 }

@@ -23,12 +23,12 @@ struct CpuPlan {
   int direction_parts;  // directions side by side
   int batch_parts;      // no synchronisation between these
   int unit_parts;       // a barrier a step among these
-  bool inputs_at_once;  // w_ih is packed a chunk at a time, for all steps: before the first, for d_x after the last
+  bool inputs_at_once;   // w_ih is packed a chunk at a time, for all steps: before the first, for d_x after the last
   int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
   int64_t input_chunk;  // columns of d_x
-  int64_t workspace_bytes;  // the larger of forward and backward, freed when the call returns
+  int64_t workspace_bytes;  // the largest of forward, backward and the weights' gradients, one at a time
   int64_t saved_bytes;      // kept from forward to backward besides y
 };
 

@@ -10,6 +10,9 @@ namespace fusedrnn::cpu {
 
 namespace {
 
+// When the library was loaded: later some thread may be bound to fewer. It heeds the affinity, and is a system call.
+const int processors = omp_get_num_procs();
+
 std::atomic<int> pretended{0};
 
 // Polls before a waiting thread offers its core to others, about 12 µs: more than the threads of a step are apart, unless
@@ -19,7 +22,6 @@ constexpr int kSpins = 1000;
 }  // namespace
 
 int usable_threads(int threads) {
-  static const int processors = omp_get_num_procs();  // heeds the affinity; a system call
   const int pretend = pretended.load(std::memory_order_relaxed);
   return std::min(threads, pretend ? pretend : processors);
 }

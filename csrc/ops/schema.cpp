@@ -3,13 +3,14 @@
 //   fusedrnn::layer           what people call; differentiable
 //   fusedrnn::cell            one step of it
 //   fusedrnn::cell_forward    the same where nothing is differentiated or traced: the shortest way to the kernel
-//   fusedrnn::layer_replay    the same in differentiable operations (fusedrnn/_ops.py): for torch.func
-//   fusedrnn::layer_forward   the same, and the values that the backward needs
-//   fusedrnn::layer_backward  gradients; itself differentiable (fusedrnn/_ops.py), by replay
+//   fusedrnn::layer_replay    the layer in differentiable operations (fusedrnn/_ops.py): for torch.func
+//   fusedrnn::layer_forward   the layer, and the values that the backward needs
+//   fusedrnn::layer_backward  its gradients; itself differentiable (fusedrnn/_ops.py), by replay
 //   fusedrnn::layer_backward_ the same over what was saved, for a graph that is not kept: not differentiable
 //
 // Autograd is a C++ Function, because a call may be one step of a few microseconds.
 #include <ATen/SavedTensorHooks.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
@@ -28,6 +29,9 @@ auto op(const char* name) {
 
 OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
 OptionalTensorList optional(TensorList l) { return l.empty() ? std::nullopt : OptionalTensorList(l); }
+
+// Whether somebody watches every operator, and may record it or run it otherwise.
+bool watched() { return c10::impl::TorchDispatchModeTLS::any_modes_set(); }
 
 // A tensor that stands for others or is traced: what is done to it is recorded, or done several times over.
 bool wrapped(const Tensor& t) {
@@ -95,16 +99,18 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     // The last to read what was saved may write over it: the graph is not kept, and no hook has seen it or holds it.
     const Tensor& saved = kept[8];
     bool overwrite = !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
-                     !ctx->saved_data["hooked"].toBool() && !wrapped(saved) && saved.storage().use_count() == 1;
+                     !ctx->saved_data["hooked"].toBool() && !watched() && !wrapped(saved) &&
+                     saved.storage().use_count() == 1;
     for (const Tensor& grad : grads) overwrite &= !wrapped(grad);
     const auto run = [&] {
       using Backward = decltype(Cpu::layer_backward<false>);
       static const auto pure = op<Backward>("fusedrnn::layer_backward");
       static const auto in_place = op<Backward>("fusedrnn::layer_backward_");
-      return (overwrite ? in_place : pure).call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
-                       optional(kept[1]), optional(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh),
-                       optional(w_hr), optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse,
-                       ctx->saved_data["reset_to_hx"].toBool(), kept[6], kept[7], saved, needs);
+      return (overwrite ? in_place : pure)
+          .call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
+                optional(kept[1]), optional(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
+                optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(),
+                reverse, ctx->saved_data["reset_to_hx"].toBool(), kept[6], kept[7], saved, needs);
     };
     variable_list d;
     if (at::GradMode::is_enabled()) {
@@ -183,7 +189,7 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
                                      const OptionalTensor& b_hh, const std::string& cell) {
   TORCH_CHECK_VALUE(x.dim() == 2, "x must be (B, I); got ", x.dim(), "-D");
   const bool records = at::GradMode::is_enabled();
-  bool plain = (x.is_cpu() || x.is_cuda()) &&
+  bool plain = (x.is_cpu() || x.is_cuda()) && !watched() &&
                !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
   const auto look_at = [&](const Tensor& t) {
     plain = plain && !wrapped(t) && !(records && t.requires_grad()) && !t._fw_grad(/*level=*/0).defined();

@@ -56,14 +56,15 @@ struct Implementation {
                      Needs{needs[0], needs[1], needs[2], needs[3], needs[4], needs[5], needs[6], needs[7]}, kOverwrite);
   }
 
-  // (h_n, c_n); of cells of one state c_n is nothing.
+  // (h_n, c_n); of cells of one state c_n is empty.
   static std::tuple<Tensor, Tensor> cell_forward(const Tensor& x, const OptionalTensor& h_0, const OptionalTensor& c_0,
                                                  const Tensor& w_ih, const Tensor& w_hh, const OptionalTensor& b_ih,
                                                  const OptionalTensor& b_hh, const std::string& cell) {
     const auto list = [](const OptionalTensor& t) { return t ? std::vector<Tensor>{*t} : std::vector<Tensor>(); };
     const Layer layer{x, h_0, c_0, {w_ih}, {w_hh}, list(b_ih), list(b_hh), {}, {}, {}, {}, cell, {false}, false, true};
     auto [y, h_n, c_n, c, saved] = kForward(layer, /*save=*/false, /*cell_states=*/false);
-    return {y, c_n.defined() && c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
+    if (!c_n.defined()) c_n = at::empty({0}, x.options());
+    return {y, c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
   }
 
   static void implement(torch::Library& m) {
