@@ -160,7 +160,7 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   w.outputs = std::min(kGradientOutputs, own);
   w.zeros = align(s.projection + 2 * lanes);
   w.packed_d = align(depth * 2 * lanes);
-  w.pointers = w.packed_d + align(depth * w.outputs + 2 * lanes);
+  w.pointers = w.packed_d + align((depth + lanes) * w.outputs);  // a vector or two behind each block
   w.stride = w.pointers + align(depth * 8 / s.element_bytes);
   w.total = w.zeros + p.gradient_threads * w.stride;
   return w;
