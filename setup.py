@@ -66,7 +66,7 @@ def extension():
     with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, len(cuda_sources))
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
-    sources = [s for pattern in ("core", "cpu", "ops") for s in relative(f"csrc/{pattern}/*.cpp")]
+    sources = [s for pattern in ("core", "core/cells", "cpu", "ops") for s in relative(f"csrc/{pattern}/*.cpp")]
     if with_cuda:
         sources += cuda_sources
     else:

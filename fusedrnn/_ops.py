@@ -46,6 +46,14 @@ def build_info() -> dict[str, str]:
     return dict(_C.build_info())
 
 
+def release_scratch() -> int:
+    """Hand back the working memory that the calling thread keeps for its next call on the CPU, up to 16 MiB.
+
+    Returns its size in bytes: 0 where there was none. The next call takes it anew.
+    """
+    return _C.release_scratch()
+
+
 CELLS = {cell["name"]: cell for cell in _C.cells()}
 
 

@@ -1,5 +1,6 @@
-// exp, tanh and the logistic function without a branch, a table or a library call, so that a plain
-// loop over hidden units vectorises at whatever width the translation unit is compiled for.
+// exp, tanh and the logistic function without a branch, a table or a library call, of a number or of whatever behaves
+// like one: the CPU kernels give them vectors (cpu/lanes.inc), for which they overload the four functions that look into a
+// number: two_to, clamp, positive_part and where_positive.
 //
 // Both rest on expm1: x = n·ln2 + r with |r| <= ln2/2, expm1(x) = 2^n·expm1(r) + (2^n - 1).
 // expm1(r) is its Taylor polynomial, r·(1 + r/2 + r²/6 + ...), cut where the next term is below half
@@ -15,8 +16,9 @@
 
 namespace fusedrnn {
 
+// Of what holds several numbers, as of one of them.
 template <class T>
-struct FloatTraits;
+struct FloatTraits : FloatTraits<typename T::Element> {};
 
 template <>
 struct FloatTraits<float> {
@@ -57,28 +59,25 @@ FUSEDRNN_INLINE T power_of_two(T r) {  // r^n
 template <int k, int n, class T>
 FUSEDRNN_INLINE T expm1_terms(T r) {
   if constexpr (n == 1) {
-    return static_cast<T>(inverse_factorial<k>);
+    return T(inverse_factorial<k>);
   } else {
     constexpr int low = n > 8 ? 8 : n > 4 ? 4 : n > 2 ? 2 : 1;
     return expm1_terms<k, low>(r) + power_of_two<low>(r) * expm1_terms<k + low, n - low>(r);
   }
 }
 
-// 2^n and expm1(r) of x = n·ln2 + r, for |x| <= exp_max.
+// 2^n, of n + F::round.
 template <class T>
-FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
+FUSEDRNN_INLINE T two_to(T shifted) {
   using F = FloatTraits<T>;
-  using Bits = typename F::Bits;
-  const T shifted = x * static_cast<T>(1.4426950408889634) + F::round;
-  const T n = shifted - F::round;
-  const T r = (x - n * F::ln2_hi) - n * F::ln2_lo;
-  Bits bits, zero;
+  typename F::Bits bits, zero;
   const T origin = F::round;
   std::memcpy(&bits, &shifted, sizeof(T));
   std::memcpy(&zero, &origin, sizeof(T));
   bits = (bits - zero + F::bias) << F::mantissa;
+  T scale;
   std::memcpy(&scale, &bits, sizeof(T));
-  tail = r * expm1_terms<1, F::degree>(r);
+  return scale;
 }
 
 template <class T>
@@ -87,17 +86,40 @@ FUSEDRNN_INLINE T clamp(T x, T limit) {
   return x < -limit ? -limit : x;
 }
 
+// x, or 0 where x is negative; NaN stays NaN.
+template <class T>
+FUSEDRNN_INLINE T positive_part(T x) {
+  return x < T(0) ? T(0) : x;
+}
+
+// `value` where x is positive, and 0 elsewhere.
+template <class T>
+FUSEDRNN_INLINE T where_positive(T x, T value) {
+  return x > T(0) ? value : T(0);
+}
+
+// 2^n and expm1(r) of x = n·ln2 + r, for |x| <= exp_max.
+template <class T>
+FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
+  using F = FloatTraits<T>;
+  const T shifted = x * T(1.4426950408889634) + T(F::round);
+  const T n = shifted - T(F::round);
+  const T r = (x - n * T(F::ln2_hi)) - n * T(F::ln2_lo);
+  scale = two_to(shifted);
+  tail = r * expm1_terms<1, F::degree>(r);
+}
+
 template <class T>
 FUSEDRNN_INLINE T sigmoid(T x) {
   T scale, tail;
-  split_exp(clamp(-x, FloatTraits<T>::exp_max), scale, tail);
+  split_exp(clamp(-x, T(FloatTraits<T>::exp_max)), scale, tail);
   return T(1) / (T(1) + scale + scale * tail);
 }
 
 template <class T>
 FUSEDRNN_INLINE T tanh(T x) {
   T scale, tail;
-  split_exp(T(2) * clamp(x, FloatTraits<T>::tanh_max), scale, tail);
+  split_exp(T(2) * clamp(x, T(FloatTraits<T>::tanh_max)), scale, tail);
   const T e = scale * tail + (scale - T(1));
   return e / (e + T(2));
 }

@@ -2,12 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "kernels.h"
-#include "team.h"
+#include "standard.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
@@ -16,9 +11,26 @@
 #pragma GCC target("avx2,fma,f16c")
 #endif
 
+#include "../core/config.h"
+
+namespace fusedrnn::cpu::avx2 {
+FUSEDRNN_INLINE __m256 least(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+FUSEDRNN_INLINE __m256d least(__m256d a, __m256d b) { return _mm256_min_pd(a, b); }
+FUSEDRNN_INLINE __m256 greatest(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+FUSEDRNN_INLINE __m256d greatest(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
+FUSEDRNN_INLINE __m256 load_first(const float* from, int64_t n) {
+  const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), place));
+}
+FUSEDRNN_INLINE __m256d load_first(const double* from, int64_t n) {
+  return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
+}
+}  // namespace fusedrnn::cpu::avx2
+
 #define FUSEDRNN_ISA avx2
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
+#define FUSEDRNN_HAS_LANES
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m256(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))), 16))
 #define FUSEDRNN_LOAD_FLOAT16(w) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)))

@@ -2,12 +2,7 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "kernels.h"
-#include "team.h"
+#include "standard.h"
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c"))), apply_to = function)
@@ -16,9 +11,22 @@
 #pragma GCC target("avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c,prefer-vector-width=512")
 #endif
 
+#include "../core/config.h"
+
+namespace fusedrnn::cpu::avx512 {
+// Masks of all: without one GCC 12 warns of its own header.
+FUSEDRNN_INLINE __m512 least(__m512 a, __m512 b) { return _mm512_maskz_min_ps(-1, a, b); }
+FUSEDRNN_INLINE __m512d least(__m512d a, __m512d b) { return _mm512_maskz_min_pd(-1, a, b); }
+FUSEDRNN_INLINE __m512 greatest(__m512 a, __m512 b) { return _mm512_maskz_max_ps(-1, a, b); }
+FUSEDRNN_INLINE __m512d greatest(__m512d a, __m512d b) { return _mm512_maskz_max_pd(-1, a, b); }
+FUSEDRNN_INLINE __m512 load_first(const float* from, int64_t n) { return _mm512_maskz_loadu_ps((1 << n) - 1, from); }
+FUSEDRNN_INLINE __m512d load_first(const double* from, int64_t n) { return _mm512_maskz_loadu_pd((1 << n) - 1, from); }
+}  // namespace fusedrnn::cpu::avx512
+
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
+#define FUSEDRNN_HAS_LANES
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m512(_mm512_maskz_slli_epi32(    \
       0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))), 16))

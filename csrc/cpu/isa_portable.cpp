@@ -1,10 +1,5 @@
 // Vectors of 16 bytes (SSE2, NEON and the like): what every processor of the compiler's default target has.
-#include <cstring>
-#include <type_traits>
-#include <utility>
-
-#include "kernels.h"
-#include "team.h"
+#include "standard.h"
 
 #define FUSEDRNN_ISA portable
 #define FUSEDRNN_VECTOR_BYTES 16

@@ -1,18 +1,14 @@
 // A layer on the CPU: cast to the arithmetic type, the kernel, and after that of the backward the one for the weights'
 // gradients. Owns every buffer of the call.
-#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include <cstring>
 
 #include "../cpu/kernels.h"
 #include "../cpu/team.h"
 #include "layer.h"
+#include "memory_cpu.h"
 #include "products.h"
 #include "recompute.h"
 #include "sequence.h"
@@ -42,25 +38,6 @@ std::vector<Tensor> as(const std::vector<Tensor>& list, at::ScalarType type) {
   cast.reserve(list.size());
   for (const Tensor& t : list) cast.push_back(as(t, type));
   return cast;
-}
-
-// Asks the system for huge pages. An allocation this large is new to the process in every call, and touching its
-// memory for the first time costs more than filling it: an LSTM of T=10, B=1, H=1024, whose packed weights are 33 MB,
-// takes 19 ms with pages of 4 KB and 8 ms with huge ones.
-void advise(const Tensor& t) {
-#if defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kHugePage = 2 << 20;
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), end = begin + t.nbytes();
-  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: it may be refused
-#endif
-}
-
-Tensor empty(at::IntArrayRef sizes, at::ScalarType type) {
-  constexpr size_t kLarge = 8 << 20;
-  Tensor t = at::detail::empty_cpu(sizes, type);
-  if (t.nbytes() >= kLarge) advise(t);
-  return t;
 }
 
 // The layer in the kernels' terms, common to both passes.
@@ -119,11 +96,6 @@ struct Cast {
     }
     rows.reset = nullptr;
   }
-
-  Tensor workspace(int64_t elements) const {
-    // 64 bytes more, so that the kernel's part can begin at a cache line.
-    return empty({elements + 64 / static_cast<int64_t>(sizeof(T))}, type);
-  }
 };
 
 template <class T>
@@ -133,10 +105,6 @@ T* pointer(const Tensor& t) {
 template <class T>
 const T* const_pointer(const Tensor& t) {
   return t.defined() && t.numel() ? t.const_data_ptr<T>() : nullptr;
-}
-template <class T>
-T* aligned(const Tensor& t) {
-  return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(t.mutable_data_ptr<T>()) + 63) & ~uintptr_t(63));
 }
 template <class T>
 const T* at_direction(const T* p, int64_t d, int64_t stride) {
@@ -154,13 +122,13 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const int64_t width = keeps_values ? l.saved_width() : 0;
 
   const bool is_cell = layer.is_cell;  // and a call costs as much as its step: every tensor counts
-  const auto absent = [&] { return is_cell ? Tensor() : empty({0}, l.type); };
+  const auto absent = [&] { return is_cell ? Tensor() : empty_cpu({0}, l.type); };
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
-  const Tensor saved = keeps_values ? empty({s.N, D, width}, l.type) : absent();
-  Tensor y = empty({N, D * P}, l.type);
-  Tensor c = keeps_c ? empty({N, D * H}, l.type) : absent();
-  Tensor h_n = is_cell ? y : empty({D, B, P}, l.type);
-  Tensor c_n = !has_c ? absent() : is_cell ? empty({B, H}, l.type) : empty({D, B, H}, l.type);
+  const Tensor saved = keeps_values ? empty_cpu({s.N, D, width}, l.type) : absent();
+  Tensor y = empty_cpu({N, D * P}, l.type);
+  Tensor c = keeps_c ? empty_cpu({N, D * H}, l.type) : absent();
+  Tensor h_n = is_cell ? y : empty_cpu({D, B, P}, l.type);
+  Tensor c_n = !has_c ? absent() : is_cell ? empty_cpu({B, H}, l.type) : empty_cpu({D, B, H}, l.type);
 
   Forward<T> f{l.shape, l.rows, l.weights, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
@@ -179,8 +147,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
     dir.h_n = h_n.mutable_data_ptr<T>() + d * B * P;
     dir.c_n = has_c ? c_n.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
-  const Tensor workspace = l.workspace(forward_workspace(l.shape, l.plan).total);
-  cpu::kernels().forward(f, l.plan, aligned<T>(workspace));
+  cpu::kernels().forward(f, l.plan, Scratch(forward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
   const auto out = layer.x.scalar_type();
   if (is_cell) return {as(y, out), Tensor(), has_c ? as(c_n, out) : c_n, c, saved};
@@ -239,16 +206,15 @@ WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Nee
   WeightTensors tensors;
   const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
     if (!needed) return nullptr;
-    list.push_back(l.sequence.total() > 0 ? empty(sizes, l.type) : at::zeros(sizes, l.x.options()));
+    list.push_back(l.sequence.total() > 0 ? empty_cpu(sizes, l.type) : at::zeros(sizes, l.x.options()));
     return pointer<T>(list.back());
   };
   for (int64_t d = 0; d < s.D; ++d)
     g.direction[d] = {make(needs.w_ih, tensors.w_ih, {GH, s.I}), make(needs.w_hh, tensors.w_hh, {GH, s.P}),
                       make(needs.b_ih && s.bias, tensors.b_ih, {GH}), make(needs.b_hh && s.bias, tensors.b_hh, {GH}),
                       make(needs.w_hr && s.projected, tensors.w_hr, {s.P, s.H})};
-  if (l.sequence.total() > 0) {
-    cpu::kernels().gradients(g, l.plan, aligned<T>(l.workspace(gradient_workspace(l.shape, l.plan).total)));
-  }
+  if (l.sequence.total() > 0)
+    cpu::kernels().gradients(g, l.plan, Scratch(gradient_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
   return tensors;
 }
 
@@ -274,14 +240,14 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
-  const Tensor d_gates = in_place ? saved.narrow(0, 0, N).narrow(2, 0, d_width) : empty({N, D, d_width}, l.type);
-  const Tensor d_h = s.projected ? empty({N, D * P}, l.type) : Tensor();
-  Tensor d_h_0 = empty({D, B, P}, l.type);
-  Tensor d_c_0 = has_c ? empty({D, B, H}, l.type) : Tensor();
+  const Tensor d_gates = in_place ? saved.narrow(0, 0, N).narrow(2, 0, d_width) : empty_cpu({N, D, d_width}, l.type);
+  const Tensor d_h = s.projected ? empty_cpu({N, D * P}, l.type) : Tensor();
+  Tensor d_h_0 = empty_cpu({D, B, P}, l.type);
+  Tensor d_c_0 = has_c ? empty_cpu({D, B, H}, l.type) : Tensor();
 
   // Of a single step the products that are parallel in time are the library's.
   const bool makes_d_x = needs.x && l.shape.steps > 1;
-  const Tensor d_x = makes_d_x ? empty({D, N, s.I}, l.type) : Tensor();
+  const Tensor d_x = makes_d_x ? empty_cpu({D, N, s.I}, l.type) : Tensor();
   Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 d_gates.stride(0), D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
@@ -305,7 +271,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
     dir.d_c_0 = has_c ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
-  cpu::kernels().backward(f, l.plan, aligned<T>(l.workspace(backward_workspace(l.shape, l.plan).total)));
+  cpu::kernels().backward(f, l.plan, Scratch(backward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
   const WeightTensors sums = weight_gradients(l, f, needs);
   Tensor d_inputs;

@@ -12,6 +12,7 @@
 #include "../core/plan_cuda.h"
 #include "../cpu/kernels.h"
 #include "../cpu/team.h"
+#include "memory_cpu.h"
 #include "strategy.h"
 
 #define FUSEDRNN_STRING_OF(...) #__VA_ARGS__
@@ -156,5 +157,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("available_isas", &available_isas);
   m.def("use_isa", &cpu::use, py::arg("name"));
   m.def("usable_threads", &cpu::usable_threads, py::arg("threads"));
+  m.def("release_scratch", &ops::release_scratch);
   m.def("pretend_processors", &cpu::pretend_processors, py::arg("count"));
 }

@@ -10,6 +10,7 @@ from fusedrnn import _ops
 
 ROOT = Path(__file__).parents[2]
 SOURCES = [
+    "csrc/core/cells/list.cpp",
     "csrc/core/plan_cuda.cpp",
     "csrc/ops/check.cpp",
     "csrc/ops/layer_cuda.cpp",

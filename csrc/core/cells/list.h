@@ -22,7 +22,7 @@ namespace fusedrnn {
 enum class CellKind : int { rnn_tanh, rnn_relu, lstm, gru };
 
 template <class F>
-bool for_each_cell(F&& f) {  // f(kind, cell) until one returns true
+FUSEDRNN_INLINE bool for_each_cell(F&& f) {  // f(kind, cell) until one returns true
   return f(CellKind::rnn_tanh, Rnn<false>{}) || f(CellKind::rnn_relu, Rnn<true>{}) ||
          f(CellKind::lstm, Lstm{}) || f(CellKind::gru, Gru{});
 }
@@ -30,17 +30,9 @@ bool for_each_cell(F&& f) {  // f(kind, cell) until one returns true
 struct CellInfo {
   const char* name;
   int gates, states, saved, split;
-  int slots() const { return gates > saved ? gates : saved; }  // gx and saved share one buffer
+  FUSEDRNN_INLINE int slots() const { return gates > saved ? gates : saved; }  // gx and saved share one buffer
 };
 
-inline CellInfo cell_info(CellKind kind) {
-  CellInfo info{};
-  for_each_cell([&](CellKind k, auto cell) {
-    using C = decltype(cell);
-    if (k == kind) info = {C::name, C::gates, C::states, C::saved, C::split};
-    return k == kind;
-  });
-  return info;
-}
+CellInfo cell_info(CellKind kind);
 
 }  // namespace fusedrnn

@@ -21,7 +21,7 @@ struct Rnn {
   template <class T>
   static FUSEDRNN_INLINE void update(T* a, const T*, T* next) {
     if constexpr (kRelu) {
-      next[0] = a[0] < T(0) ? T(0) : a[0];  // written so that NaN stays NaN
+      next[0] = positive_part(a[0]);
     } else {
       next[0] = tanh(a[0]);
     }
@@ -32,7 +32,7 @@ struct Rnn {
                                        T* d_prev) {
     const T h = next[0];
     if constexpr (kRelu) {
-      du[0] = h > T(0) ? d_next[0] : T(0);
+      du[0] = where_positive(h, d_next[0]);
     } else {
       du[0] = d_next[0] * (T(1) - h * h);
     }

@@ -1,0 +1,59 @@
+#include "memory_cpu.h"
+
+#include <ATen/EmptyTensor.h>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include <utility>
+
+namespace fusedrnn::ops {
+namespace {
+
+// The most that a thread keeps, in bytes: the workspace of an LSTM of H = 512.
+constexpr int64_t kMostKept = 16 << 20;
+
+constexpr int64_t kHugePage = 2 << 20, kCacheLine = 64;
+
+thread_local at::Tensor kept;
+
+// Asks the system for huge pages. An allocation this large is new to the process in every call, and touching its
+// memory for the first time costs more than filling it: an LSTM of T=10, B=1, H=1024, whose packed weights are 33 MB,
+// takes 19 ms with pages of 4 KB and 8 ms with huge ones.
+void advise(const at::Tensor& t) {
+#if defined(MADV_HUGEPAGE)
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), end = begin + t.nbytes();
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: it may be refused
+#endif
+}
+
+}  // namespace
+
+at::Tensor empty_cpu(at::IntArrayRef sizes, at::ScalarType type) {
+  constexpr size_t kLarge = 8 << 20;
+  at::Tensor t = at::detail::empty_cpu(sizes, type);
+  if (t.nbytes() >= kLarge) advise(t);
+  return t;
+}
+
+Scratch::Scratch(int64_t bytes) : buffer_(std::exchange(kept, at::Tensor())) {
+  bytes += kCacheLine;
+  if (buffer_.defined() && buffer_.numel() >= bytes) return;
+  buffer_ = at::Tensor();  // before the larger one is there
+  buffer_ = empty_cpu({bytes}, at::kByte);
+}
+
+Scratch::~Scratch() {
+  if (buffer_.numel() <= kMostKept + kCacheLine) kept = std::move(buffer_);
+}
+
+void* Scratch::begin() const {
+  return reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(buffer_.mutable_data_ptr()) + kCacheLine - 1) &
+                                 ~uintptr_t(kCacheLine - 1));
+}
+
+int64_t release_scratch() { return kept.defined() ? std::exchange(kept, at::Tensor()).numel() : 0; }
+
+}  // namespace fusedrnn::ops
