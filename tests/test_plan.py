@@ -19,7 +19,7 @@ def test_small_steps_stay_on_one_thread():
 
 
 def test_a_large_single_step_is_divided_like_any_other():
-    wide, single = plan("lstm", 1, 128, 512, threads=4), plan("lstm", 1, 1, 512, threads=4)
+    wide, single = plan("lstm", 1, 128, 256, threads=4), plan("lstm", 1, 1, 512, threads=4)
     assert (wide.batch_parts, wide.unit_parts) == (4, 1)
     assert (single.batch_parts, single.unit_parts) == (1, 4)
 
@@ -51,6 +51,13 @@ def test_rows_are_shared_where_units_cannot_be_shared_evenly():
     even, uneven = plan("lstm", 50, 8, 64, threads=2), plan("lstm", 50, 8, 50, threads=2)
     assert (even.batch_parts, even.unit_parts) == (1, 2)
     assert (uneven.batch_parts, uneven.unit_parts) == (2, 1), "seven vectors of units would be four and three"
+
+
+def test_a_single_step_shares_large_weights_rather_than_rows():
+    small, large = plan("lstm", 1, 64, 128, threads=2), plan("lstm", 1, 64, 1024, threads=2)
+    assert (small.batch_parts, small.unit_parts) == (2, 1)
+    assert (large.batch_parts, large.unit_parts) == (1, 2) and "large weights" in large.reason
+    assert plan("lstm", 2, 64, 1024, threads=2).batch_parts == 2
 
 
 def test_the_gradients_of_weights_have_threads_of_their_own():
