@@ -15,10 +15,12 @@ in registers or, on CUDA, on the chip are read faster than any buffer here, and 
 
 import ctypes
 import datetime
+import functools
 import math
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import tempfile
 from pathlib import Path
@@ -33,6 +35,7 @@ from .cases import GATES
 
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
+WORK, WORK_ROUNDS = 200_000, 41  # about 0.3 ms each
 ROUNDS = 7  # the fastest counts: a ceiling is what the machine can do, not what it did
 
 
@@ -114,9 +117,24 @@ def ceilings_cpu():
         arguments = ctypes.c_void_p(data.data_ptr()), ctypes.c_long(size // 4), times, threads, ctypes.byref(sum_)
         found["read"][size] = times * size / fastest(lambda: probes.read_seconds(*arguments))
     found["meeting_s"] = fastest(lambda: probes.barrier_seconds(2000, threads)) if threads > 1 else 0.0
+    found["work_s"] = min(working_times(threads))
     return found
 
 
+def working_times(threads):
+    """Seconds that the same arithmetic in registers takes, time and again."""
+    sum_, probes = ctypes.c_float(), compiled_probes()
+    return [probes.work_seconds(WORK, threads, ctypes.byref(sum_)) for _ in range(WORK_ROUNDS)]
+
+
+def undisturbed(ceilings):
+    """The part of its best speed at which the processor works just now, in the median; None where it is not known."""
+    if not ceilings or not ceilings.get("work_s"):
+        return None
+    return min(1.0, ceilings["work_s"] / statistics.median(working_times(ceilings["threads"])))
+
+
+@functools.cache
 def compiled_probes():
     """The functions of probes.c, or None without a compiler."""
     compiler = shutil.which(os.environ.get("CC", "cc")) or shutil.which("gcc")
@@ -129,7 +147,7 @@ def compiled_probes():
         if subprocess.run([compiler, *flags, source, "-o", library], capture_output=True).returncode:
             return None
         probes = ctypes.CDLL(str(library))
-    probes.read_seconds.restype = probes.barrier_seconds.restype = ctypes.c_double
+    probes.read_seconds.restype = probes.barrier_seconds.restype = probes.work_seconds.restype = ctypes.c_double
     return probes
 
 

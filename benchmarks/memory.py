@@ -1,13 +1,15 @@
 """How much memory a pass takes at its peak, beyond what is there before it, and how many kernels it launches.
 
 On the CPU torch.profiler reports every allocation and release of torch's allocator in the order of time, and the peak
-is the largest running sum. That counts tensors, what autograd keeps, and our kernels' workspace, to the byte and alike
-in every run; it does not see what oneDNN and MKL allocate for themselves, which flatters torch.nn if anything. On CUDA
-it is torch's own peak of allocated bytes.
+is the largest running sum. That counts tensors, what autograd keeps, and our kernels' workspace, which a thread would
+keep from call to call but hands back before, to the byte and alike in every run; it does not see what oneDNN and MKL
+allocate for themselves, which flatters torch.nn if anything. On CUDA it is torch's own peak of allocated bytes.
 """
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+import fusedrnn
 
 from .timing import prepare
 
@@ -22,6 +24,7 @@ def peak(run, device="cpu"):
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
+    fusedrnn.release_scratch()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
         run()
     events = [event for event in watch.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -1,5 +1,6 @@
-// What the CPU can do at best, for the roofline: reading at every cache level, and a barrier of OpenMP. benchmarks/
-// machine.py compiles this and keeps the fastest of several calls.
+// What the CPU can do at best, for the roofline: reading at every cache level, and a barrier of OpenMP; and how long
+// arithmetic in registers takes, which nothing but other users of the processor can change. benchmarks/machine.py
+// compiles this.
 #include <omp.h>
 
 // Every thread reads its own share of `n` floats `times` times; the sum keeps the compiler from leaving the reads out.
@@ -37,4 +38,19 @@ double barrier_seconds(int times, int threads) {
     end = omp_get_wtime();
   }
   return (end - start) / times;
+}
+
+double work_seconds(int times, int threads, float* sum) {
+  float total = 0;
+  double start = omp_get_wtime();
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+  {
+    float lanes[64];
+    for (int lane = 0; lane < 64; ++lane) lanes[lane] = lane;
+    for (int time = 0; time < times; ++time)
+      for (int lane = 0; lane < 64; ++lane) lanes[lane] = lanes[lane] * 0.5f + 1;
+    for (int lane = 0; lane < 64; ++lane) total += lanes[lane];
+  }
+  *sum = total;
+  return omp_get_wtime() - start;
 }

@@ -1,7 +1,7 @@
-"""Writes the README's tables from committed results: `python -m benchmarks.readme [RESULT.json ...]`.
+"""Writes the tables of README.md and docs/ from committed results: `python -m benchmarks.readme [RESULT.json ...]`.
 
 A result that is named becomes a committed one first, under the name that belongs to the command that made it. What
-stands between the marks in README.md is made here and nowhere else; a test compares the two.
+stands between the marks in the texts is made here and nowhere else; a test compares the two.
 """
 
 import itertools
@@ -27,6 +27,13 @@ COMMITTED = {
         "--contenders fusedrnn,fusedrnn-recompute --budget 70"
     ),
 }
+
+# what we want to be: so many times as fast as torch.nn, by cell and pass
+GOALS = {
+    ("lstm", "step"): 2.0, ("lstm", "infer"): 1.8,
+    ("gru", "step"): 5.0, ("gru", "infer"): 3.0,
+    ("rnn", "step"): 5.0, ("rnn", "infer"): 3.0,
+}  # fmt: skip
 
 
 def taken(result):
@@ -74,7 +81,7 @@ def grids(*results):
     rows, losses = [], []
     for result in results:
         e = result["environment"]
-        name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}"
+        name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
         ratios = {column: [] for column in columns}
         for case, record, rival, ratio in against_torch(result):
             if (record["cell"], record["pass"]) in ratios:
@@ -88,13 +95,53 @@ def grids(*results):
         cells = (f"**{statistics.geometric_mean(found):.2f}** ({min(found):.2f})" for found in ratios.values())
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return [
-        "All that was measured: geometric means of torch.nn's time over ours, the least ratio in brackets.",
+        "All that was measured: geometric means of torch.nn's time over ours, the least ratio in brackets. Undisturbed:",
+        "the part of its best speed at which a loop that needs registers alone ran between the rows, in the median; the",
+        "rest went to other users of the machine.",
         "",
         "| | LSTM training | inference | GRU training | inference | RNN training | inference |",
         "|---|" + "---|" * len(columns),
         *rows,
         "",
         *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was faster nowhere."]),
+    ]
+
+
+def disturbance(result):
+    shares = [record["undisturbed"] for record in result["results"] if record.get("undisturbed")]
+    return f", undisturbed {100 * statistics.median(shares):.0f} %" if shares else ""
+
+
+def short_of_goals(*results):
+    """The rows that fall short of their goal: first those whose goal lies beyond the machine's limit, then the others."""
+    beyond, within, count = [], [], 0
+    for result in results:
+        grid = result["environment"]["command"].removeprefix("python -m benchmarks").strip() or "quick"
+        for case, record, rival, ratio in against_torch(result):
+            goal = GOALS.get((record["cell"], record["pass"]))
+            if goal and record["dtype"] == "float64":
+                goal = 1.0  # what matters there is the digits
+            if goal is None or not record["limit_s"]:
+                continue
+            count += 1
+            if ratio >= goal:
+                continue
+            most = record["contenders"][rival]["median_s"] / record["limit_s"]
+            ours = f"{100 * record['contenders'][OURS]['of_limit']:.0f} %"
+            row = f"| {case} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {ours} |"
+            (beyond if most < goal else within).append((most, row))
+    head = ["| case and pass | grid | ratio | goal | most | ours of the limit |", "|---|---|---|---|---|---|"]
+    return [
+        f"Of {count} rows {len(beyond) + len(within)} fall short of their goal. Of {len(beyond)} of them the goal lies beyond "
+        "the limit: “most” is torch.nn's time over the limit, what a kernel that stands at every ceiling would reach.",
+        "",
+        *head,
+        *(row for _, row in sorted(beyond)),
+        "",
+        f"The other {len(within)}:",
+        "",
+        *head,
+        *(row for _, row in sorted(within)),
     ]
 
 
@@ -116,24 +163,29 @@ def memory(result):
     ]
 
 
-TABLES = {  # name of a table → what makes it, and of which results
-    "speed": (speed, ["cpu-avx2-2-cores"]),
-    "grids": (grids, [name for name in COMMITTED if not name.endswith("recompute")]),
-    "memory": (memory, ["cpu-avx2-2-cores-recompute"]),
+_GRIDS = [name for name in COMMITTED if not name.endswith("recompute")]
+TABLES = {  # name of a table → the text that it stands in, what makes it, and of which results
+    "speed": ("README.md", speed, ["cpu-avx2-2-cores"]),
+    "grids": ("README.md", grids, _GRIDS),
+    "memory": ("README.md", memory, ["cpu-avx2-2-cores-recompute"]),
+    "short": ("docs/speed.md", short_of_goals, _GRIDS),
 }
+TEXTS = sorted({text for text, *_ in TABLES.values()})
 
 
-def filled(readme):
-    """The README's text with the tables between their marks. Raises ValueError where a mark is missing."""
-    for name, (table, sources) in TABLES.items():
+def filled(text, content):
+    """The content of the text of that name with its tables between their marks. Raises ValueError where one is missing."""
+    for name, (place, table, sources) in TABLES.items():
+        if place != text:
+            continue
         begin, end = f"<!-- {name}: made by python -m benchmarks.readme -->", f"<!-- end of {name} -->"
-        head, _, rest = readme.partition(begin)
+        head, _, rest = content.partition(begin)
         _, mark, tail = rest.partition(end)
         if not mark:
-            raise ValueError(f"README.md must hold the marks {begin!r} and {end!r}")
+            raise ValueError(f"{text} must hold the marks {begin!r} and {end!r}")
         lines = "\n".join(table(*(json.loads((RESULTS / f"{source}.json").read_text()) for source in sources)))
-        readme = f"{head}{begin}\n\n{lines}\n\n{end}{tail}"
-    return readme
+        content = f"{head}{begin}\n\n{lines}\n\n{end}{tail}"
+    return content
 
 
 if __name__ == "__main__":
@@ -143,5 +195,6 @@ if __name__ == "__main__":
         if not names:
             sys.exit(f"{given} was made by `{command}`; a committed result by one of: {', '.join(COMMITTED.values())}")
         (RESULTS / f"{names[0]}.json").write_text(given.read_text())
-    path = ROOT / "README.md"
-    path.write_text(filled(path.read_text()))
+    for text in TEXTS:
+        path = ROOT / text
+        path.write_text(filled(text, path.read_text()))

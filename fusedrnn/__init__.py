@@ -2,6 +2,7 @@
 
 from . import _ops  # first: it loads the extension, or says how to mend it  # isort: skip
 from . import _dynamo, functional, onnx
+from ._ops import release_scratch
 from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
@@ -25,6 +26,7 @@ __all__ = [
     "functional",
     "onnx",
     "plan",
+    "release_scratch",
     "revert",
     "use_strategy",
     "__version__",

@@ -79,6 +79,13 @@ def test_ceilings_are_measured():
     assert found["threads"] == torch.get_num_threads()
     if found["read"]:
         assert all(1e8 < rate < 1e13 for rate in found["read"].values()) and found["meeting_s"] >= 0
+        assert 0 < machine.undisturbed(found) <= 1
+    assert machine.undisturbed({**found, "work_s": None}) is None and machine.undisturbed(None) is None
+
+
+def test_a_machine_at_half_of_its_best_speed_is_said_to_be(monkeypatch):
+    monkeypatch.setattr(machine, "working_times", lambda threads: [1.0, 2.0, 9.0])
+    assert machine.undisturbed({"threads": 2, "work_s": 1.0}) == 0.5
 
 
 def test_peak_memory_of_known_allocations():
