@@ -293,7 +293,10 @@ def test_scratch_stays_with_its_thread_and_can_be_handed_back():
         worker.join()
         assert in_another_thread == [0] and fusedrnn.release_scratch() == kept
         large(x)
-    assert fusedrnn.release_scratch() == 0, "so much is not kept"
+        assert fusedrnn.release_scratch() == 0, "so much is not kept"
+        fusedrnn.LSTM(8, 512)(x)
+        small(x)
+    assert fusedrnn.release_scratch() == kept, "what was many times too large is gone"
 
 
 class Encoded(torch.utils.data.Dataset):

@@ -14,6 +14,10 @@ namespace {
 // The most that a thread keeps, in bytes: the workspace of an LSTM of H = 512.
 constexpr int64_t kMostKept = 16 << 20;
 
+// A buffer larger than this, and so many times as large as what is asked for, goes first: it would stand beside all that a
+// backward still holds when the weights' gradients are summed, which is where a training step's memory peaks.
+constexpr int64_t kSpare = 1 << 20, kTooLarge = 3;
+
 constexpr int64_t kHugePage = 2 << 20, kCacheLine = 64;
 
 thread_local at::Tensor kept;
@@ -40,8 +44,9 @@ at::Tensor empty_cpu(at::IntArrayRef sizes, at::ScalarType type) {
 
 Scratch::Scratch(int64_t bytes) : buffer_(std::exchange(kept, at::Tensor())) {
   bytes += kCacheLine;
-  if (buffer_.defined() && buffer_.numel() >= bytes) return;
-  buffer_ = at::Tensor();  // before the larger one is there
+  const int64_t there = buffer_.defined() ? buffer_.numel() : 0;
+  if (there >= bytes && (there <= kSpare || there <= kTooLarge * bytes)) return;
+  buffer_ = at::Tensor();  // before the other is there
   buffer_ = empty_cpu({bytes}, at::kByte);
 }
 
