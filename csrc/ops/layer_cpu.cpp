@@ -202,6 +202,7 @@ template <class T>
 WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Needs& needs) {
   const Sizes& s = l.sizes;
   const int64_t GH = l.gates();
+  const Scratch scratch(gradient_workspace(l.shape, l.plan).total * sizeof(T));  // before the results: the backward's goes
   cpu::WeightGradients<T> g{f, const_pointer<T>(l.x), {}};
   WeightTensors tensors;
   const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
@@ -213,8 +214,7 @@ WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Nee
     g.direction[d] = {make(needs.w_ih, tensors.w_ih, {GH, s.I}), make(needs.w_hh, tensors.w_hh, {GH, s.P}),
                       make(needs.b_ih && s.bias, tensors.b_ih, {GH}), make(needs.b_hh && s.bias, tensors.b_hh, {GH}),
                       make(needs.w_hr && s.projected, tensors.w_hr, {s.P, s.H})};
-  if (l.sequence.total() > 0)
-    cpu::kernels().gradients(g, l.plan, Scratch(gradient_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
+  if (l.sequence.total() > 0) cpu::kernels().gradients(g, l.plan, scratch.as<T>());
   return tensors;
 }
 
