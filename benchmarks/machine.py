@@ -35,7 +35,7 @@ from .cases import GATES
 
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
-WORK, WORK_ROUNDS = 200_000, 41  # about 0.3 ms each
+WORK, WORK_ROUNDS = 200_000, 15  # about 0.3 ms each
 ROUNDS = 7  # the fastest counts: a ceiling is what the machine can do, not what it did
 
 
