@@ -15,7 +15,7 @@ from . import machine, memory, timing
 from .cases import contenders, expected
 from .timing import OURS
 
-TIMED = 0.6  # of a row's share of the budget; the rest is for verification and for memory
+TIMED = 0.5  # of a row's share of the budget; the rest is for verification and for memory
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
 
 
