@@ -8,5 +8,5 @@
 #define FUSEDRNN_INLINE __host__ __device__ __forceinline__
 #else
 #define FUSEDRNN_INLINE inline __attribute__((always_inline))
-#define FUSEDRNN_INLINE_LAMBDA __attribute__((always_inline))
+#define FUSEDRNN_INLINE_LAMBDA __attribute__((always_inline))  // behind a lambda's parameters
 #endif
