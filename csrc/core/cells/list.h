@@ -22,7 +22,7 @@ namespace fusedrnn {
 enum class CellKind : int { rnn_tanh, rnn_relu, lstm, gru };
 
 template <class F>
-FUSEDRNN_INLINE bool for_each_cell(F&& f) {  // f(kind, cell) until one returns true
+bool for_each_cell(F&& f) {  // f(kind, cell) until one returns true
   return f(CellKind::rnn_tanh, Rnn<false>{}) || f(CellKind::rnn_relu, Rnn<true>{}) ||
          f(CellKind::lstm, Lstm{}) || f(CellKind::gru, Gru{});
 }
