@@ -66,7 +66,7 @@ def extension():
     with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, len(cuda_sources))
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
-    sources = [s for pattern in ("core", "core/cells", "cpu", "ops") for s in relative(f"csrc/{pattern}/*.cpp")]
+    sources = [s for folder in ("core", "cpu", "ops") for s in relative(f"csrc/{folder}/**/*.cpp")]
     if with_cuda:
         sources += cuda_sources
     else:
@@ -78,8 +78,7 @@ def extension():
     if with_cuda:
         macros.append(("FUSEDRNN_WITH_CUDA", None))
         macros.append(("FUSEDRNN_CUDA_ARCHITECTURES", cuda_architectures(torch)))
-    # -fno-trapping-math lets the compiler turn the clamps of core/math.h into vector selects; it changes no result.
-    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast"]
+    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
