@@ -15,6 +15,7 @@ def test_one_step_is_no_sequence():
 
 def test_small_steps_stay_on_one_thread():
     assert plan("gru", 100, 1, 16, threads=8).threads == 1
+    assert [plan("lstm", 128, 1, H, threads=2).threads for H in (64, 100)] == [1, 2]
     assert plan("lstm", 1, 1, 64, threads=8).threads == 1, "waking a thread takes longer than such a step"
 
 
@@ -57,6 +58,7 @@ def test_a_single_step_shares_large_weights_rather_than_rows():
     small, large = plan("lstm", 1, 64, 128, threads=2), plan("lstm", 1, 64, 1024, threads=2)
     assert (small.batch_parts, small.unit_parts) == (2, 1)
     assert (large.batch_parts, large.unit_parts) == (1, 2) and "large weights" in large.reason
+    assert "large weights" not in plan("lstm", 1, 64, 1024, threads=1).reason
     assert plan("lstm", 2, 64, 1024, threads=2).batch_parts == 2
 
 

@@ -95,7 +95,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
-  if (shares_weights(s)) why << "; large weights: units are shared before rows";
+  if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a chunk at a time";
   if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
   return why.str();
