@@ -11,7 +11,7 @@
 namespace fusedrnn::ops {
 namespace {
 
-// The most that a thread keeps, in bytes: the workspace of an LSTM of H = 512.
+// The most that a thread keeps, in bytes: enough for an LSTM of H = 512.
 constexpr int64_t kMostKept = 16 << 20;
 
 // A buffer larger than this, and so many times as large as what is asked for, goes first: it would stand beside all that a
