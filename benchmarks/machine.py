@@ -11,6 +11,9 @@ limit of a pass is, with P the rate of products, W the recurrent weights' bytes,
 for each layer. On the CPU it is the lower of what one thread can do, which meets nobody, and all together; and where
 there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights that a kernel keeps
 in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed 100 %.
+
+A limit is what an undisturbed machine allows. On one that others use too, a loop that needs nothing but registers
+tells between the rows how much of the processor was there.
 """
 
 import ctypes
