@@ -20,7 +20,7 @@ from . import _ops
 class Plan:
     """How one layer, with all its directions, is run on the CPU.
 
-    strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1, from weights as they are
+    strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1
     isa: instruction set of the kernels
     threads: direction_parts * batch_parts * unit_parts; only unit_parts meet at a barrier every step
     gradient_threads: that share the outputs of the weights' gradients, once the steps are done

@@ -115,9 +115,9 @@ def test_projection_edges(H, P, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
-# with few multiply-adds by dot products in the kernel, with many by GEMM
+# depth below and from 256 on, where the products are packed a slice at a time and are dot products
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (1, 300), (64, 200)])
+@pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (1, 300), (2, 263), (7, 280), (64, 200)])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_single_steps_small_and_large(kind, B, H, dtype, kernels):
     ours, torchs, truth = make(kind, 9, H, dtype=dtype, device=kernels, bidirectional=True)
@@ -202,7 +202,7 @@ def test_no_more_threads_than_cores_are_used_of_those_that_may_be(threads):
 # are about the register block, the pieces of rows and the rows made ahead.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("option", [None, "reset", "lengths"])
-@pytest.mark.parametrize("T, I, H", [(1, 33, 40), (5, 33, 40), (3, 300, 130)])
+@pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 130), (1, 33, 270), (5, 33, 40), (3, 300, 130)])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
 def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, kernels):
@@ -218,8 +218,6 @@ def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, ke
         first = tuple(inputs[1:]) if kind == "lstm" else inputs[1]
         y, last = ours(inputs[0], first, **given)
         outputs = [y, *flat(last)]
-        if T == 1:
-            return outputs  # of a single step the gradients are the library's products
         weights = [torch.linspace(-1, 1, t.size(-1), dtype=dtype).expand_as(t) for t in outputs]
         return outputs + list(torch.autograd.grad(outputs, inputs, weights))
 
@@ -229,7 +227,40 @@ def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, ke
             assert torch.equal(value, whole[i][:, chosen]), (i, len(chosen))
 
 
-# Large weights of the inputs are packed a chunk at a time if there are few rows: the same bits as with many.
+# Weights that are packed a slice at a time, as a single step's are, give the bits of those that are packed at once.
+@pytest.mark.parametrize("B, H", [(1, 7), (3, 33), (14, 130)])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_step_by_step_gives_the_bits_of_a_sequence(kind, B, H, kernels):
+    ours = make(kind, 19, H, dtype=torch.float32)[0]
+    x, hx = random(4, B, 19, dtype=torch.float32), states(kind, 1, B, H, dtype=torch.float32)
+    whole, last = ours(x, hx)
+    steps, state = [], hx
+    for x_t in x:
+        y, state = ours(x_t[None], state)
+        steps.append(y)
+    assert torch.equal(torch.cat(steps), whole)
+    for found, expected in zip(flat(state), flat(last)):
+        assert torch.equal(found, expected)
+
+
+# The products with a state of zeros are left out where none is given.
+@pytest.mark.parametrize("option", [None, "lengths", "reset"])
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_no_state_is_a_state_of_zeros(kind, T, option, kernels):
+    ours = make(kind, 5, 33, dtype=torch.float32, device=kernels, bidirectional=True)[0]
+    x = random(T, 7, 5, dtype=torch.float32, device=kernels)
+    zeros = mapped(torch.zeros_like, states(kind, 2, 7, 33, dtype=torch.float32, device=kernels))
+    reset = torch.zeros(T, 7, dtype=torch.bool, device=kernels)
+    reset[T - 1] = True  # of all rows, so that a later step starts from zeros as well
+    given = {"lengths": [T, T, 1, 1, 1, 1, 1]} if option == "lengths" else {"reset": reset} if option else {}
+    without, with_zeros = outcome(ours, x, **given), outcome(ours, x, zeros, **given)
+    for name, value in without.items():
+        torch.testing.assert_close(value, with_zeros[name], rtol=0, atol=0)
+
+
+# Large weights of the inputs are packed a slice at a time if there are few rows: the same bits as with many.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind, H", [("rnn_tanh", 540), ("gru", 180), ("lstm", 135)])
 @pytest.mark.cpu

@@ -15,15 +15,23 @@ struct VectorUnit {
   int vector_bytes;
 };
 
+// How a product uses its weights.
+enum class Weights : int {
+  packed,  // once for all steps
+  sliced,  // packed a slice at a time, wherever they are used; the bits are those of `packed`
+  dots,    // as they are, in the forward; the backward slices them
+};
+
 struct CpuPlan {
-  const char* strategy;  // "fused": the whole sequence, from packed weights; "single_step": T = 1, from weights as they are
+  const char* strategy;  // "fused": the whole sequence; "single_step": T <= 1
   const char* isa;
   int vector_lanes;     // per register, of the arithmetic type
   int threads;          // = direction_parts · batch_parts · unit_parts
   int direction_parts;  // directions side by side
   int batch_parts;      // no synchronisation between these
   int unit_parts;       // a barrier a step among these
-  bool inputs_at_once;   // w_ih is packed a chunk at a time, for all steps: before the first, for d_x after the last
+  bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
+  Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr
   int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
@@ -42,7 +50,6 @@ std::string explain(const Shape& shape, const CpuPlan& plan);
 struct PackedLayout {
   int64_t width, chunk, depth;  // depth: length of the inner product
   int gates, lanes, panel;      // panel = 2·lanes columns
-  int64_t first = 0;            // chunk that stands at the beginning
 
   FUSEDRNN_INLINE int64_t chunks() const { return (width + chunk - 1) / chunk; }
   FUSEDRNN_INLINE int64_t size(int64_t c) const { return c + 1 < chunks() ? chunk : width - c * chunk; }
@@ -52,7 +59,7 @@ struct PackedLayout {
   }
   FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * depth; }
   // Every chunk but the last has the same size.
-  FUSEDRNN_INLINE int64_t begin(int64_t c) const { return (c - first) * elements(0); }
+  FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
   FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
 };
 
@@ -77,9 +84,9 @@ constexpr int64_t kPieceRows = 96;
 // a step at a time would read as many weights again as for w_hh. Half and twice as many: likewise no difference.
 constexpr int64_t kAheadRows = 48;
 
-// Up to so many rows in all, and from so many bytes of w_ih, the product of all inputs is made at once: packed w_ih is then
-// as large as a chunk and stays in a cache, instead of being written to memory, read again and driving w_hh out of the
-// cache. GRU, B=1 H=1024: T=10 from 4.0 to 2.4 ms, T=100 from 18 to 15.
+// Up to so many rows in all, and from so many bytes of w_ih, the product of all inputs is made at once: w_ih is then
+// packed a slice at a time, which stays in a cache, instead of being written to memory, read again and driving w_hh out of
+// the cache. GRU, B=1 H=1024: T=10 from 4.0 to 2.4 ms, T=100 from 18 to 15.
 constexpr int64_t kRowsAtOnce = 256, kInputWeightsAtOnce = 3 << 20;
 
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
@@ -91,7 +98,6 @@ struct Workspace {
   int64_t state_stride;         // between the two
   int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs another
   int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
-  int64_t chunk;                     // in there: a packed chunk of w_ih, if inputs are multiplied at once
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };

@@ -120,8 +120,8 @@ struct DirectionBackward {
   T* d_gates;      // (N, (split + G)·H): d_x of the last `split` gates, then d_u of all
   T* d_h;          // (N, P) whole gradient of each h_t, for d_w_hr; null without projection
   T* d_x;          // (N, I), this direction's share; null: not wanted, or the caller's
-  A* d_h_0;        // (B, P) written; on the CPU, of a single step only what does not pass w_hh
-  A* d_c_0;        // (B, H) written, null for cells without c
+  A* d_h_0;        // (B, P) written; on the CPU null where it is not wanted
+  A* d_c_0;        // (B, H) written, null for cells without c and on the CPU where it is not wanted
 };
 
 template <class T, class A = T>

@@ -25,6 +25,10 @@ FUSEDRNN_INLINE __m256 load_first(const float* from, int64_t n) {
 FUSEDRNN_INLINE __m256d load_first(const double* from, int64_t n) {
   return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
 }
+FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(a))),
+                                 _mm_loadu_si128(static_cast<const __m128i*>(b)), 1);
+}
 }  // namespace fusedrnn::cpu::avx2
 
 #define FUSEDRNN_ISA avx2

@@ -21,6 +21,13 @@ FUSEDRNN_INLINE __m512 greatest(__m512 a, __m512 b) { return _mm512_maskz_max_ps
 FUSEDRNN_INLINE __m512d greatest(__m512d a, __m512d b) { return _mm512_maskz_max_pd(-1, a, b); }
 FUSEDRNN_INLINE __m512 load_first(const float* from, int64_t n) { return _mm512_maskz_loadu_ps((1 << n) - 1, from); }
 FUSEDRNN_INLINE __m512d load_first(const double* from, int64_t n) { return _mm512_maskz_loadu_pd((1 << n) - 1, from); }
+FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(a))),
+                                 _mm_loadu_si128(static_cast<const __m128i*>(b)), 1);
+}
+FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c, const void* d) {
+  return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(load_pieces(a, b)), load_pieces(c, d), 1);
+}
 }  // namespace fusedrnn::cpu::avx512
 
 #define FUSEDRNN_ISA avx512

@@ -9,7 +9,6 @@
 #include "../cpu/team.h"
 #include "layer.h"
 #include "memory_cpu.h"
-#include "products.h"
 #include "recompute.h"
 #include "sequence.h"
 
@@ -51,7 +50,6 @@ struct Cast {
   at::ScalarType type;
   Tensor x;          // (rows, I)
   Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
-  Tensor first_reset;  // (rows) bool: for a single step, where the initial state is replaced by zeros
   std::vector<Tensor> w_ih, w_hh, w_hr;  // of the type that they came in
   std::vector<Tensor> b_ih, b_hh;
   Dtype weights;
@@ -74,28 +72,12 @@ struct Cast {
     plan = plan_cpu(shape, at::in_parallel_region() ? 1 : cpu::usable_threads(at::get_num_threads()),
                     cpu::kernels().unit);
     rows = sequence.rows();
-    if (shape.steps <= 1 && rows.reset) single_step_reset();
   }
 
   int64_t gates() const { return sizes.cell.gates * sizes.H; }
   int64_t split() const { return sizes.cell.split * sizes.H; }
   // Columns of one direction's saved values, the unprojected output behind them.
   int64_t saved_width() const { return (sizes.cell.slots() + (sizes.projected ? 1 : 0)) * sizes.H; }
-
-  // With a single step a reset merely edits the initial state (of forward directions: before their step).
-  void single_step_reset() {
-    if (!reset_to_hx) {
-      first_reset = at::from_blob(const_cast<bool*>(rows.reset), {sequence.total(), 1}, at::kBool).clone();
-      const auto edit = [&](Tensor& state) {
-        if (!state.defined()) return;
-        state = state.clone();
-        for (int64_t d = 0; d < sizes.D; ++d)
-          if (!reverse[d]) state[d].narrow(0, 0, sequence.total()).masked_fill_(first_reset, 0);
-      };
-      edit(h_0), edit(c_0);
-    }
-    rows.reset = nullptr;
-  }
 };
 
 template <class T>
@@ -242,12 +224,9 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
   const Tensor d_gates = in_place ? saved.narrow(0, 0, N).narrow(2, 0, d_width) : empty_cpu({N, D, d_width}, l.type);
   const Tensor d_h = s.projected ? empty_cpu({N, D * P}, l.type) : Tensor();
-  Tensor d_h_0 = empty_cpu({D, B, P}, l.type);
-  Tensor d_c_0 = has_c ? empty_cpu({D, B, H}, l.type) : Tensor();
-
-  // Of a single step the products that are parallel in time are the library's.
-  const bool makes_d_x = needs.x && l.shape.steps > 1;
-  const Tensor d_x = makes_d_x ? empty_cpu({D, N, s.I}, l.type) : Tensor();
+  const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.type) : Tensor();
+  const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.type) : Tensor();
+  const Tensor d_x = needs.x ? empty_cpu({D, N, s.I}, l.type) : Tensor();
   Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 d_gates.stride(0), D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
@@ -267,31 +246,19 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
     dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_gates.stride(1);
     dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
-    dir.d_x = makes_d_x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
-    dir.d_h_0 = d_h_0.mutable_data_ptr<T>() + d * B * P;
-    dir.d_c_0 = has_c ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
+    dir.d_x = needs.x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
+    dir.d_h_0 = d_h_0.defined() ? d_h_0.mutable_data_ptr<T>() + d * B * P : nullptr;
+    dir.d_c_0 = d_c_0.defined() ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
   cpu::kernels().backward(f, l.plan, Scratch(backward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
   const WeightTensors sums = weight_gradients(l, f, needs);
-  Tensor d_inputs;
-  if (makes_d_x) d_inputs = D == 1 ? d_x[0] : d_x.sum(0);
-  else if (needs.x) d_inputs = input_gradient(s, as(l.w_ih, l.type), d_gates);
-  for (int64_t d = 0; d < D; ++d) {
-    if (l.shape.steps == 1 && l.h_0.defined() && needs.h_0)
-      d_h_0[d].narrow(0, 0, N).addmm_(d_gates.select(1, d).narrow(1, extra, GH), as(l.w_hh[d], l.type));
-    if (l.first_reset.defined() && !l.reverse[d]) {
-      d_h_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
-      if (has_c) d_c_0[d].narrow(0, 0, N).masked_fill_(l.first_reset, 0);
-    }
-  }
-
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return at::empty({0}, layer.x.options()); };
   std::vector<Tensor> result;
-  result.push_back(needs.x ? as(l.sequence.scatter(d_inputs), out) : none());
-  result.push_back(needs.h_0 && layer.h_0 ? l.sequence.unsort(d_h_0).to(out) : none());
-  result.push_back(needs.c_0 && layer.c_0 ? l.sequence.unsort(d_c_0).to(out) : none());
+  result.push_back(needs.x ? as(l.sequence.scatter(D == 1 ? d_x[0] : d_x.sum(0)), out) : none());
+  result.push_back(d_h_0.defined() ? as(l.sequence.unsort(d_h_0), out) : none());
+  result.push_back(d_c_0.defined() ? as(l.sequence.unsort(d_c_0), out) : none());
   const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {
     for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : as(grads[i], out));
   };

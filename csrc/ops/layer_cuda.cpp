@@ -4,7 +4,7 @@
 //
 // Rows are T·B, with padding where lengths are given, or those of a packed input.
 #include "problem_cuda.h"
-#include "products.h"
+#include "products_cuda.h"
 #include "recompute.h"
 #include "strategy.h"
 

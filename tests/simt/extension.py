@@ -15,7 +15,7 @@ SOURCES = [
     "csrc/ops/check.cpp",
     "csrc/ops/layer_cuda.cpp",
     "csrc/ops/problem_cuda.cpp",
-    "csrc/ops/products.cpp",
+    "csrc/ops/products_cuda.cpp",
     "csrc/ops/recompute.cpp",
     "csrc/ops/strategy.cpp",
     "tests/simt/binding.cpp",

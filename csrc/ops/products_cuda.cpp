@@ -1,4 +1,4 @@
-#include "products.h"
+#include "products_cuda.h"
 
 namespace fusedrnn::ops {
 namespace {
@@ -17,8 +17,7 @@ Tensor recurrent_weight_gradient(const Backpropagated& b, const Tensor& du, int6
   return dw;
 }
 
-}  // namespace
-
+// d_x (rows, I): all directions' share of it.
 Tensor input_gradient(const Sizes& s, const std::vector<Tensor>& w_ih, const Tensor& d_gates) {
   const int64_t GH = s.cell.gates * s.H, extra = s.cell.split * s.H, shared = GH - extra;
   Tensor d_x = at::empty({d_gates.size(0), s.I}, d_gates.options());
@@ -30,6 +29,8 @@ Tensor input_gradient(const Sizes& s, const std::vector<Tensor>& w_ih, const Ten
   }
   return d_x;
 }
+
+}  // namespace
 
 ParallelGradients parallel_gradients(const Backpropagated& b, const Needs& needs) {
   const Sizes& s = b.sizes;

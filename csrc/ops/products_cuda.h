@@ -1,5 +1,4 @@
-// The share of a layer's backward that is parallel in time, by the library's GEMMs over all rows at once: on CUDA, and
-// on the CPU of a single step.
+// The share of a layer's backward that is parallel in time, by the library's GEMMs over all rows at once.
 #pragma once
 
 #include <functional>
@@ -28,9 +27,6 @@ struct ParallelGradients {
   Tensor d_x;  // (rows, I), or undefined
   std::vector<Tensor> d_w_ih, d_w_hh, d_b_ih, d_b_hh, d_w_hr;
 };
-
-// d_x (rows, I): all directions' share of it.
-Tensor input_gradient(const Sizes& sizes, const std::vector<Tensor>& w_ih, const Tensor& d_gates);
 
 ParallelGradients parallel_gradients(const Backpropagated& b, const Needs& needs);
 
