@@ -48,7 +48,7 @@ struct Cast {
   CpuPlan plan;
   Rows rows;
   at::ScalarType type;
-  Tensor x;          // (rows, I)
+  Tensor x;          // sequence.sizes(I)
   Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
   std::vector<Tensor> w_ih, w_hh, w_hr;  // of the type that they came in
   std::vector<Tensor> b_ih, b_hh;
@@ -97,7 +97,7 @@ template <class T>
 ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const Cast<T> l(layer);
   const Sizes& s = l.sizes;
-  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B;
+  const int64_t D = s.D, H = s.H, P = s.P, B = s.B;
   const bool has_c = s.cell.states > 1;
   const bool keeps_values = save && (s.cell.saved > 0 || s.projected);
   const bool keeps_c = has_c && (save || cell_states);
@@ -107,8 +107,8 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   const auto absent = [&] { return is_cell ? Tensor() : empty_cpu({0}, l.type); };
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
   const Tensor saved = keeps_values ? empty_cpu({s.N, D, width}, l.type) : absent();
-  Tensor y = empty_cpu({N, D * P}, l.type);
-  Tensor c = keeps_c ? empty_cpu({N, D * H}, l.type) : absent();
+  Tensor y = empty_cpu(l.sequence.sizes(D * P), l.type);
+  Tensor c = keeps_c ? empty_cpu(l.sequence.sizes(D * H), l.type) : absent();
   Tensor h_n = is_cell ? y : empty_cpu({D, B, P}, l.type);
   Tensor c_n = !has_c ? absent() : is_cell ? empty_cpu({B, H}, l.type) : empty_cpu({D, B, H}, l.type);
 
@@ -168,8 +168,8 @@ Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, co
     h.push_back(before_each_step(l, y, l.h_0, l.sizes.P, d));
     if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, l.sizes.H, d));
   }
-  const Layer rows{l.x,    {},     {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh, as(l.w_hr, l.type), {}, {}, {},
-                   layer.cell, l.reverse, false};
+  const Layer rows{l.x.view({l.sequence.total(), l.sizes.I}), {}, {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh,
+                   as(l.w_hr, l.type), {}, {}, {}, layer.cell, l.reverse, false};
   return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
     return forward<T>(step, /*save=*/true, /*cell_states=*/false);
   });
@@ -222,13 +222,15 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
-  const Tensor d_gates = in_place ? saved.narrow(0, 0, N).narrow(2, 0, d_width) : empty_cpu({N, D, d_width}, l.type);
+  const Tensor d_gates = in_place ? saved : empty_cpu({N, D, d_width}, l.type);
+  const int64_t d_stride = in_place ? width : d_width;  // between directions
   const Tensor d_h = s.projected ? empty_cpu({N, D * P}, l.type) : Tensor();
   const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.type) : Tensor();
   const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.type) : Tensor();
-  const Tensor d_x = needs.x ? empty_cpu({D, N, s.I}, l.type) : Tensor();
+  Tensor d_x;  // of each direction
+  if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, N, s.I}, l.type);
   Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
-                d_gates.stride(0), D * P, {}};
+                D * d_stride, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
@@ -244,7 +246,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c = at_direction(const_pointer<T>(d_c), d, H);
     dir.d_h_n = at_direction(const_pointer<T>(d_h_n), d, B * P);
     dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
-    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_gates.stride(1);
+    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_stride;
     dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
     dir.d_x = needs.x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
     dir.d_h_0 = d_h_0.defined() ? d_h_0.mutable_data_ptr<T>() + d * B * P : nullptr;
@@ -256,7 +258,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return at::empty({0}, layer.x.options()); };
   std::vector<Tensor> result;
-  result.push_back(needs.x ? as(l.sequence.scatter(D == 1 ? d_x[0] : d_x.sum(0)), out) : none());
+  result.push_back(needs.x ? as(l.sequence.scatter(D == 1 ? d_x : d_x.sum(0).view(l.sequence.sizes(s.I))), out) : none());
   result.push_back(d_h_0.defined() ? as(l.sequence.unsort(d_h_0), out) : none());
   result.push_back(d_c_0.defined() ? as(l.sequence.unsort(d_c_0), out) : none());
   const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {

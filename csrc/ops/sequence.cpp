@@ -6,7 +6,7 @@
 namespace fusedrnn::ops {
 
 Sequence::Sequence(const Layer& layer, const Sizes& s)
-    : T_(s.T), B_(s.B), steps_(s.T), total_(s.N), packed_(s.packed) {
+    : T_(s.T), B_(s.B), steps_(s.T), total_(s.N), flat_(s.packed || layer.is_cell) {
   if (s.packed) {
     const Tensor sizes = layer.batch_sizes->contiguous();
     const int64_t* n = sizes.const_data_ptr<int64_t>();
@@ -52,14 +52,17 @@ Rows Sequence::rows() const {
           reset_.defined() ? reset_.const_data_ptr<bool>() : nullptr};
 }
 
+at::DimVector Sequence::sizes(int64_t width) const {
+  if (flat_ || padded()) return {total_, width};
+  return {T_, B_, width};
+}
+
 Tensor Sequence::gather(const Tensor& t) const {
-  const Tensor flat = t.dim() == 2 ? t : t.reshape({T_ * B_, t.size(-1)});
-  return padded() ? flat.index_select(0, index_) : flat;
+  return padded() ? t.reshape({T_ * B_, t.size(-1)}).index_select(0, index_) : t;
 }
 
 Tensor Sequence::scatter(const Tensor& t) const {
-  if (packed_) return t;
-  if (!padded()) return t.view({T_, B_, t.size(-1)});
+  if (!padded()) return t;
   return at::zeros({T_ * B_, t.size(-1)}, t.options()).index_copy_(0, index_, t).view({T_, B_, t.size(-1)});
 }
 

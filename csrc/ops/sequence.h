@@ -16,14 +16,16 @@ class Sequence {
   bool ragged() const { return !offset_.empty(); }
   bool padded() const { return index_.defined(); }  // `lengths` were given, and one is short
 
-  Tensor gather(const Tensor& t) const;   // (T, B, F) or (N, F) -> (rows, F), any strides
-  Tensor scatter(const Tensor& t) const;  // (rows, F) -> the layer's own layout, zeros in the padding
+  // Sizes of what has `width` values a row: the layer's own, or (rows, width) where it has padding.
+  at::DimVector sizes(int64_t width) const;
+  Tensor gather(const Tensor& t) const;   // (T, B, F) or (N, F) -> sizes(F), any strides
+  Tensor scatter(const Tensor& t) const;  // sizes(F) -> the layer's own layout, zeros in the padding
   Tensor sort(const Tensor& state) const;    // (D, B, F) in the batch's order -> in the order of rows
   Tensor unsort(const Tensor& state) const;
 
  private:
   int64_t T_, B_, steps_, total_;
-  bool packed_;
+  bool flat_;  // the layer's own layout is (N, F)
   std::vector<int64_t> offset_, active_;  // empty: every sequence has every step
   Tensor order_, index_;                  // only with lengths: (B) sequence of a slot, (rows) place in (T·B)
   Tensor reset_;                          // (rows) bool, or undefined
