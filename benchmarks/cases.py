@@ -21,6 +21,7 @@ from .timing import OURS, RECOMPUTE
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+FUNCTIONS = {"lstm": 5, "gru": 3, "rnn": 1}  # sigmoid and tanh of a unit and step
 PASSES = ("infer", "train-forward", "backward", "step", "graph")
 CONTENDERS = ("torch.nn", OURS, RECOMPUTE, *peers.PEERS)
 MOST_COPIES = 512  # of the input, to rotate on CUDA

@@ -1,14 +1,17 @@
 """What the machine is, what it can do at best, and how long a layer would take if it did: the roofline.
 
 The ceilings are measured in the run that uses them: the rate of large products by torch.mm at the run's dtype and
-threads, the rate of reading buffers of many sizes, and what a meeting of all threads costs (on CUDA: a launch). The
-limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading so many bytes,
+threads, the rate of reading buffers of many sizes, what a meeting of all threads costs (on CUDA: a launch), the rate of
+the logistic function over values in the first cache, and what the smallest of modules takes, one that multiplies by a
+number, without and with its gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of
+products, W the recurrent weights' bytes, R the rate of reading so many bytes, F the rate of functions,
 
-    forward  = input products / P + T · (a step's recurrent products / P or W / R, whichever is longer, + meeting)
-    backward = that forward's + (input products + recurrent products) / P, for the weights' gradients
-    step     = both
+    walk     = input products / P + T · (a step's recurrent products / P or W / R, whichever is longer, + meeting)
+    forward  = walk + sigmoids and tanhs / F (5 a unit and step of an LSTM, 3 of a GRU, 1 of an RNN)
+    backward = walk + (input products + recurrent products) / P, for the weights' gradients
+    step     = forward + backward
 
-for each layer. On the CPU it is the lower of what one thread can do, which meets nobody, and all together; and where
+for each layer, and once the call. On the CPU it is the lower of what one thread can do, which meets nobody, and all together; and where
 there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights that a kernel keeps
 in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed 100 %.
 
@@ -34,7 +37,7 @@ import fusedrnn
 from fusedrnn import _ops
 
 from . import timing
-from .cases import GATES
+from .cases import FUNCTIONS, GATES
 
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
@@ -121,7 +124,36 @@ def ceilings_cpu():
         found["read"][size] = times * size / fastest(lambda: probes.read_seconds(*arguments))
     found["meeting_s"] = fastest(lambda: probes.barrier_seconds(2000, threads)) if threads > 1 else 0.0
     found["work_s"] = min(working_times(threads))
+    arguments = 1024, 1000, threads, ctypes.byref(sum_)
+    found["functions"] = threads * 1024 * 1000 / fastest(lambda: probes.function_seconds(*arguments))
+    found["call_s"] = call_seconds()
     return found
+
+
+class Scale(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+def call_seconds():
+    """{pass: seconds} of a module that has next to nothing to do."""
+    layer, x, d_y = Scale(), torch.ones(1, requires_grad=True), torch.ones(1)
+    arguments = [x, layer.factor]
+
+    def infer():
+        with torch.no_grad():
+            layer(x)
+
+    def step():
+        torch.autograd.grad(layer(x), arguments, d_y)
+
+    clocked = {"infer": infer, "train-forward": lambda: layer(x), "step": step}
+    found = {mode: fastest(lambda f=f: timing.wall_clock(f, 100)) for mode, f in clocked.items()}
+    return found | {"backward": max(0.0, found["step"] - found["train-forward"])}
 
 
 def working_times(threads):
@@ -150,7 +182,8 @@ def compiled_probes():
         if subprocess.run([compiler, *flags, source, "-o", library], capture_output=True).returncode:
             return None
         probes = ctypes.CDLL(str(library))
-    probes.read_seconds.restype = probes.barrier_seconds.restype = probes.work_seconds.restype = ctypes.c_double
+    for name in ("read_seconds", "barrier_seconds", "work_seconds", "function_seconds"):
+        getattr(probes, name).restype = ctypes.c_double
     return probes
 
 
@@ -177,7 +210,8 @@ def limit(case, mode, found):
     if not found.get("flops") or not found["read"]:
         return None
     itemsize = torch.finfo(getattr(torch, case.dtype)).bits // 8
-    return min(at_ceilings(case, mode, found, itemsize, n) for n in {1, found["threads"]})
+    kernels = min(at_ceilings(case, mode, found, itemsize, n) for n in {1, found["threads"]})
+    return kernels + found.get("call_s", {}).get(mode, 0.0)
 
 
 def at_ceilings(case, mode, found, itemsize, threads):
@@ -187,6 +221,9 @@ def at_ceilings(case, mode, found, itemsize, threads):
     steps, weights = case.T * case.layers, sides * GATES[case.cell] * case.H**2 * itemsize
     alone = found["threads"] > 1 and (threads == 1 or case.B * sides >= threads)
     step = max(of_recurrence / steps / P, weights / (read_rate(found["read"], weights) * share))
-    forward = of_inputs / P + steps * (step + (0 if alone else found["meeting_s"]))
-    backward = forward + (of_inputs + of_recurrence) / P
+    walk = of_inputs / P + steps * (step + (0 if alone else found["meeting_s"]))
+    backward = walk + (of_inputs + of_recurrence) / P
+    # As many as the recurrent products have outputs for each gate; in wider numbers a register holds fewer.
+    functions = of_recurrence / (2 * case.H * GATES[case.cell]) * FUNCTIONS[case.cell] * max(1, itemsize / 4)
+    forward = walk + (functions / (found["functions"] * share) if found.get("functions") else 0)
     return {"backward": backward, "step": forward + backward}.get(mode, forward)

@@ -1,7 +1,9 @@
-// What the CPU can do at best, for the roofline: reading at every cache level, and a barrier of OpenMP; and how long
-// arithmetic in registers takes, which nothing but other users of the processor can change. benchmarks/machine.py
-// compiles this.
+// What the CPU can do at best, for the roofline: reading at every cache level, a barrier of OpenMP, and the logistic
+// function; and how long arithmetic in registers takes, which nothing but other users of the processor can change.
+// benchmarks/machine.py compiles this.
+#include <math.h>
 #include <omp.h>
+#include <string.h>
 
 // Every thread reads its own share of `n` floats `times` times; the sum keeps the compiler from leaving the reads out.
 double read_seconds(const float* data, long n, int times, int threads, float* sum) {
@@ -50,6 +52,34 @@ double work_seconds(int times, int threads, float* sum) {
     for (int time = 0; time < times; ++time)
       for (int lane = 0; lane < 64; ++lane) lanes[lane] = lanes[lane] * 0.5f + 1;
     for (int lane = 0; lane < 64; ++lane) total += lanes[lane];
+  }
+  *sum = total;
+  return omp_get_wtime() - start;
+}
+
+// 1 / (1 + e^-x) to 24 bits or so, as cheap as a compiler makes it of vectors: e^-x = 2^k · 2^r, |r| <= 1/2.
+static inline float logistic(float x) {
+  float t = -1.44269504f * x, k = rintf(t), r = t - k, scale;
+  float p = 1 + r * (0.69314718f + r * (0.24022651f + r * (0.05550332f + r * (0.00967074f + r * 0.00132697f))));
+  int bits = ((int)k + 127) << 23;
+  memcpy(&scale, &bits, sizeof scale);
+  return 1 / (1 + p * scale);
+}
+
+// Every thread, of `n` values of its own, `times` times.
+double function_seconds(int n, int times, int threads, float* sum) {
+  float total = 0;
+  double start = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total)
+  {
+    float values[1024];
+    for (int i = 0; i < n; ++i) values[i] = i / 512.0f - 1;
+#pragma omp barrier
+#pragma omp master
+    start = omp_get_wtime();
+    for (int time = 0; time < times; ++time)
+      for (int i = 0; i < n; ++i) values[i] = logistic(values[i]);
+    for (int i = 0; i < n; ++i) total += values[i];
   }
   *sum = total;
   return omp_get_wtime() - start;

@@ -83,7 +83,13 @@ def ceilings(result):
     meeting = f"a meeting of {found['threads']} threads {1e6 * found['meeting_s']:.2f} µs"
     if result["environment"]["device"] != "cpu":
         meeting = f"a launch {1e6 * found['meeting_s']:.2f} µs"
-    return f"ceilings: products {found['flops'] / 1e9:.0f} GFLOP/s; reading {read or 'unknown'}; {meeting}"
+    line = f"ceilings: products {found['flops'] / 1e9:.0f} GFLOP/s; reading {read or 'unknown'}; {meeting}"
+    if found.get("functions"):
+        line += f"; {found['functions'] / 1e9:.1f} sigmoids a ns"
+    if found.get("call_s"):
+        calls = found["call_s"]
+        line += f"; a call {1e6 * calls['infer']:.0f} µs, with gradients {1e6 * calls['step']:.0f}"
+    return line
 
 
 def make_console():

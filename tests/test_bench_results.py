@@ -69,6 +69,20 @@ def test_the_limit_is_that_of_reading_where_weights_are_large_and_the_batch_smal
     assert machine.limit(case, "infer", {**CEILINGS, "read": {}}) is None, "no compiler, no limit"
 
 
+def test_the_limit_counts_the_functions_of_the_cells_and_the_call():
+    case = Case("lstm", 4, 10, 16)
+    plain = {mode: machine.limit(case, mode, CEILINGS) for mode in ("infer", "train-forward", "backward", "step")}
+    calls = {"infer": 1.0, "train-forward": 2.0, "backward": 3.0, "step": 5.0}
+    found = {**CEILINGS, "functions": 1e6, "call_s": calls}
+    functions = 5 * 10 * 4 * 16 / 1e6
+    for mode, limit in plain.items():
+        expected = limit + calls[mode] + (0 if mode == "backward" else functions)
+        assert machine.limit(case, mode, found) == pytest.approx(expected)
+    double = Case("lstm", 4, 10, 16, dtype="float64")
+    more = machine.limit(double, "infer", {**CEILINGS, "functions": 1e6}) - machine.limit(double, "infer", CEILINGS)
+    assert more == pytest.approx(2 * functions), "half as many in a register"
+
+
 def test_the_rate_of_reading_is_of_the_nearest_size_and_survives_json():
     read = json.loads(json.dumps({1000: 3.0, 100000: 5.0, 10000000: 1.0}))
     assert [machine.read_rate(read, size) for size in (500, 60000, 2000000, 10**9)] == [5.0, 5.0, 1.0, 1.0]
@@ -79,7 +93,8 @@ def test_ceilings_are_measured():
     assert found["threads"] == torch.get_num_threads()
     if found["read"]:
         assert all(1e8 < rate < 1e13 for rate in found["read"].values()) and found["meeting_s"] >= 0
-        assert 0 < machine.undisturbed(found) <= 1
+        assert 0 < machine.undisturbed(found) <= 1 and 1e7 < found["functions"] < 1e12
+        assert 0 < found["call_s"]["infer"] < found["call_s"]["step"] < 0.1
     assert machine.undisturbed({**found, "work_s": None}) is None and machine.undisturbed(None) is None
 
 
