@@ -42,7 +42,7 @@ struct FloatTraits<double> {
 template <int k>
 constexpr double inverse_factorial = inverse_factorial<k - 1> / k;
 template <>
-constexpr double inverse_factorial<1> = 1.0;
+inline constexpr double inverse_factorial<1> = 1.0;
 
 template <int n, class T>
 FUSEDRNN_INLINE T power_of_two(T r) {  // r^n
