@@ -190,7 +190,7 @@ def test_pictures_and_page_are_made(tmp_path):
     text = page.page(result, made)
     assert text.count('src="data:image/png;base64,') == 4 and "http" not in text, "needs no other file"
     assert "geometric mean of" in text and '<tr class="loss"><td>lstm B=1 T=10 H=256 infer' in text
-    assert "&lt;no compiler&gt;" in text and "backward = that forward" in text and "Imagined 1" in text
+    assert "&lt;no compiler&gt;" in text and "backward = walk" in text and "Imagined 1" in text
 
 
 def test_a_heat_map_holds_the_ratios_in_its_cells_and_names_its_axes():
