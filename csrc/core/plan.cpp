@@ -101,7 +101,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
 
 std::string explain(const Shape& s, const CpuPlan& p) {
   std::ostringstream why;
-  if (s.steps <= 1) why << "T = " << s.steps << ": weights are used once, so they are packed a slice at a time; ";
+  if (s.steps <= 1)
+    why << "T = " << s.steps << ": weights are used once, so they are "
+        << (p.hidden_weights == Weights::dots ? "taken as they are, for dot products; " : "packed a slice at a time; ");
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
