@@ -1,19 +1,21 @@
 """What the machine is, what it can do at best, and how long a layer would take if it did: the roofline.
 
-The ceilings are measured in the run that uses them: the rate of large products by torch.mm at the run's dtype and
-threads, the rate of reading buffers of many sizes, what a meeting of all threads costs (on CUDA: a launch), the rate of
-the logistic function over values in the first cache, and what the smallest of modules takes, one that multiplies by a
-number, without and with its gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of
-products, W the recurrent weights' bytes, R the rate of reading so many bytes, F the rate of functions,
+The ceilings are measured in the run that uses them, before and after its rows, and the higher count: the rate of
+large products by torch.mm at the run's dtype and threads, the rate of reading buffers of many sizes, what a meeting
+of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and what
+the smallest of modules takes, one that multiplies by a number, without and with its gradients (the last two on the
+CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
+so many bytes, F the rate of functions,
 
     walk     = input products / P + T · (a step's recurrent products / P or W / R, whichever is longer, + meeting)
     forward  = walk + sigmoids and tanhs / F (5 a unit and step of an LSTM, 3 of a GRU, 1 of an RNN)
     backward = walk + (input products + recurrent products) / P, for the weights' gradients
     step     = forward + backward
 
-for each layer, and once the call. On the CPU it is the lower of what one thread can do, which meets nobody, and all together; and where
-there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights that a kernel keeps
-in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed 100 %.
+for each layer, and once the call. On the CPU it is the lower of what one thread can do, which meets nobody, and all
+together; and where there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights
+that a kernel keeps in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed
+100 %.
 
 A limit is what an undisturbed machine allows. On one that others use too, a loop that needs nothing but registers
 tells between the rows how much of the processor was there.
@@ -162,11 +164,23 @@ def working_times(threads):
     return [probes.work_seconds(WORK, threads, ctypes.byref(sum_)) for _ in range(WORK_ROUNDS)]
 
 
-def undisturbed(ceilings):
-    """The part of its best speed at which the processor works just now, in the median; None where it is not known."""
+def working_time(ceilings):
+    """Seconds that arithmetic in registers takes just now, in the median; None where it is not known."""
     if not ceilings or not ceilings.get("work_s"):
         return None
-    return min(1.0, ceilings["work_s"] / statistics.median(working_times(ceilings["threads"])))
+    return statistics.median(working_times(ceilings["threads"]))
+
+
+def higher(some, others):
+    """The ceilings of two measurements at one: other users of the machine only ever lower them."""
+    if not some or not others:
+        return some or others
+    least, most = {"meeting_s", "work_s", "call_s"}, {"flops", "read", "functions"}
+    found = dict(some)
+    for name in (least | most) & some.keys() & others.keys():
+        a, b, choose = some[name], others[name], min if name in least else max
+        found[name] = {key: choose(a[key], b[key]) for key in a} if isinstance(a, dict) else choose(a, b)
+    return found
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import time
 import torch
 
 from . import machine, memory, timing
-from .cases import contenders, expected
+from .cases import Case, contenders, expected
 from .timing import OURS
 
 TIMED = 0.5  # of a row's share of the budget; the rest is for verification and for memory
@@ -43,12 +43,20 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
     results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
     medians = {name: result["median_s"] for name, result in results.items() if "median_s" in result}
     ratios = {name: median / medians[OURS] for name, median in medians.items() if name != OURS and OURS in medians}
-    bound = machine.limit(case, mode, ceilings) if ceilings else None
-    for name, median in medians.items():
-        results[name]["of_limit"] = bound / median if bound else None
     row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}
-    row |= {"ratios": ratios, "limit_s": bound, "flops": flops(case, mode)}
-    return row | ({"undisturbed": machine.undisturbed(ceilings)} if seconds else {})
+    row |= {"ratios": ratios, "flops": flops(case, mode), "work_s": machine.working_time(ceilings) if seconds else None}
+    return judged(row, ceilings)
+
+
+def judged(row, ceilings):
+    """The row with what the ceilings say of it: its limit, how near each contender comes, and how undisturbed it was."""
+    case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
+    row["limit_s"] = machine.limit(case, row["pass"], ceilings) if ceilings else None
+    for figures in row["contenders"].values():
+        if "median_s" in figures:
+            figures["of_limit"] = row["limit_s"] / figures["median_s"] if row["limit_s"] else None
+    row["undisturbed"] = min(1.0, ceilings["work_s"] / row["work_s"]) if row["work_s"] else None
+    return row
 
 
 @functools.lru_cache(maxsize=1)  # the passes of a case come one after the other
@@ -102,5 +110,9 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
     except KeyboardInterrupt:
         result["ended"] = f"interrupted after {len(result['results'])} of {len(rows)} rows; here is what was measured"
         result["interrupted"] = True
+    else:
+        result["ceilings"] = machine.higher(ceilings, machine.ceilings(options.dtype, options.device))
+        for row in result["results"]:
+            judged(row, result["ceilings"])
     timing.save(result, path)
     return result

@@ -33,7 +33,7 @@ FULL = TELLING + [
 ]
 MEMORY = [Case(cell, 32, T, 256) for cell, T in itertools.product(LAYERS, (10, 32, 128, 512))]
 SUITES = {  # name → cases, passes, seconds in all
-    "quick": (QUICK, ("infer", "step"), 105),
+    "quick": (QUICK, ("infer", "step"), 102),
     "full": (FULL, ("infer", "step"), 560),
     "memory": (MEMORY, ("step",), 120),
 }

@@ -93,14 +93,27 @@ def test_ceilings_are_measured():
     assert found["threads"] == torch.get_num_threads()
     if found["read"]:
         assert all(1e8 < rate < 1e13 for rate in found["read"].values()) and found["meeting_s"] >= 0
-        assert 0 < machine.undisturbed(found) <= 1 and 1e7 < found["functions"] < 1e12
+        assert 0 < machine.working_time(found) < 1 and 1e7 < found["functions"] < 1e12
         assert 0 < found["call_s"]["infer"] < found["call_s"]["step"] < 0.1
-    assert machine.undisturbed({**found, "work_s": None}) is None and machine.undisturbed(None) is None
+    assert machine.working_time({**found, "work_s": None}) is None and machine.working_time(None) is None
 
 
 def test_a_machine_at_half_of_its_best_speed_is_said_to_be(monkeypatch):
     monkeypatch.setattr(machine, "working_times", lambda threads: [1.0, 2.0, 9.0])
-    assert machine.undisturbed({"threads": 2, "work_s": 1.0}) == 0.5
+    assert machine.working_time({"threads": 2, "work_s": 1.0}) == 2.0
+    measured = {**row(Case("lstm", 4, 10, 16), "infer", 3.0, 1.5), "work_s": 2.0}
+    judged = runner.judged(measured, {**CEILINGS, "work_s": 1.0})
+    assert judged["undisturbed"] == 0.5 and judged["limit_s"] == machine.limit(Case("lstm", 4, 10, 16), "infer", CEILINGS)
+    assert judged["contenders"]["fusedrnn"]["of_limit"] == pytest.approx(judged["limit_s"] / 1.5)
+    assert runner.judged({**measured, "work_s": None}, None)["limit_s"] is None
+
+
+def test_of_two_measurements_of_the_ceilings_the_higher_counts():
+    some = {"threads": 2, "flops": 3.0, "read": {1: 4.0, 2: 9.0}, "meeting_s": 1.0, "call_s": {"infer": 5.0, "step": 8.0}}
+    others = {"threads": 2, "flops": 2.0, "read": {1: 5.0, 2: 1.0}, "meeting_s": 2.0, "call_s": {"infer": 6.0, "step": 7.0}}
+    expected = {**some, "read": {1: 5.0, 2: 9.0}, "call_s": {"infer": 5.0, "step": 7.0}}
+    assert machine.higher(some, others) == machine.higher(others, some) == expected
+    assert machine.higher(None, some) == machine.higher(some, None) == some
 
 
 def test_peak_memory_of_known_allocations():
