@@ -69,7 +69,7 @@ def test_the_gradients_of_weights_have_threads_of_their_own():
     assert "4 for the weights' gradients" in str(long)
 
 
-def test_a_large_w_ih_is_packed_a_chunk_at_a_time_for_few_rows():
+def test_a_large_w_ih_is_packed_a_slice_at_a_time_for_few_rows():
     few, many = plan("gru", 10, 1, 1024, threads=2), plan("gru", 10, 64, 1024, threads=2)
     assert "a slice at a time" in few.reason and "a slice at a time" not in many.reason
     assert few.workspace_bytes < 0.7 * many.workspace_bytes
