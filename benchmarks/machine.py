@@ -44,6 +44,7 @@ from .cases import FUNCTIONS, GATES
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
 WORK, WORK_ROUNDS = 200_000, 15  # about 0.3 ms each
+VALUES = 1024  # kValues of probes.c
 ROUNDS = 7  # the fastest counts: a ceiling is what the machine can do, not what it did
 
 
@@ -126,8 +127,9 @@ def ceilings_cpu():
         found["read"][size] = times * size / fastest(lambda: probes.read_seconds(*arguments))
     found["meeting_s"] = fastest(lambda: probes.barrier_seconds(2000, threads)) if threads > 1 else 0.0
     found["work_s"] = min(working_times(threads))
-    arguments = 1024, 1000, threads, ctypes.byref(sum_)
-    found["functions"] = threads * 1024 * 1000 / fastest(lambda: probes.function_seconds(*arguments))
+    found["functions"] = threads * VALUES * 1000 / fastest(
+        lambda: probes.function_seconds(1000, threads, ctypes.byref(sum_))
+    )
     found["call_s"] = call_seconds()
     return found
 
