@@ -1,7 +1,8 @@
-"""Builds fusedrnn._C. What is built, and why, is decided by `build_decision`, a pure function that tests call.
+"""Builds fusedrnn._C. What is built, and why, is decided by pure functions that tests call.
 
 Nothing is downloaded. Environment: FUSEDRNN_CUDA=0|1 forces the CUDA part off or on (default: on where torch is a
-CUDA build and nvcc is found), TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured by torch's own build machinery.
+CUDA build and nvcc is found), FUSEDRNN_OPENMP=0|1 OpenMP (default: on but on macOS, whose compiler has none);
+TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured by torch's own build machinery.
 """
 
 import os
@@ -37,6 +38,20 @@ def build_decision(request, torch_cuda, nvcc, sources):
     if request == "1":
         raise SystemExit("fusedrnn: FUSEDRNN_CUDA=1 cannot be met: " + "; ".join(missing))
     return False, "CPU only: " + "; ".join(missing)
+
+
+def openmp_flags(request, platform):
+    """Compiler and linker flags. Without OpenMP the kernels start threads for each call (csrc/cpu/team.cpp).
+
+    request: value of FUSEDRNN_OPENMP or None; platform: sys.platform. Raises SystemExit for what cannot be built.
+    """
+    if platform == "win32":
+        raise SystemExit(
+            "fusedrnn: the kernels need GCC or Clang and are not built on Windows; WSL 2 is a Linux that builds them"
+        )
+    if request not in (None, "", "0", "1"):
+        raise SystemExit(f"fusedrnn: FUSEDRNN_OPENMP must be 0 or 1; got {request!r}")
+    return ["-fopenmp"] if request == "1" or (request != "0" and platform != "darwin") else []
 
 
 def find_nvcc(cuda_home):
@@ -78,7 +93,8 @@ def extension():
     if with_cuda:
         macros.append(("FUSEDRNN_WITH_CUDA", None))
         macros.append(("FUSEDRNN_CUDA_ARCHITECTURES", cuda_architectures(torch)))
-    cxx = ["-O3", "-std=c++20", "-fopenmp", "-fno-math-errno", "-ffp-contract=fast"]
+    openmp = openmp_flags(os.environ.get("FUSEDRNN_OPENMP"), sys.platform)
+    cxx = ["-O3", "-std=c++20", *openmp, "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
@@ -87,7 +103,7 @@ def extension():
         depends=[s for pattern in ("h", "inc", "cuh") for s in relative(f"csrc/**/*.{pattern}")],
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++20"]} if with_cuda else cxx,
-        extra_link_args=["-fopenmp"],
+        extra_link_args=openmp,
     ), cpp_extension.BuildExtension
 
 

@@ -42,7 +42,7 @@ _C = _load()
 
 
 def build_info() -> dict[str, str]:
-    """What the extension was built with: torch, cuda, compiler, cpu kernels."""
+    """What the extension was built with: torch, cuda, compiler, cpu kernels, cpu threads."""
     return dict(_C.build_info())
 
 

@@ -53,6 +53,21 @@ def test_nonsense_is_refused(setup):
         setup.build_decision("yes", None, None, 3)
 
 
+@pytest.mark.parametrize(
+    "request_, platform, expected",
+    [(None, "linux", True), ("", "linux", True), ("0", "linux", False), (None, "darwin", False), ("1", "darwin", True)],
+)
+def test_openmp_is_used_where_the_compiler_has_it(setup, request_, platform, expected):
+    assert setup.openmp_flags(request_, platform) == (["-fopenmp"] if expected else [])
+
+
+def test_an_unknown_openmp_request_and_windows_are_refused(setup):
+    with pytest.raises(SystemExit, match="must be 0 or 1; got 'libomp'"):
+        setup.openmp_flags("libomp", "linux")
+    with pytest.raises(SystemExit, match="WSL"):
+        setup.openmp_flags(None, "win32")
+
+
 def import_a_copy(tmp_path, extension=None):
     """Import the package from a copy whose extension is `extension` (bytes), or absent."""
     copy = tmp_path / "fusedrnn"

@@ -108,7 +108,7 @@ def test_what_binds_the_kernels_to_torch_compiles_without_a_cuda_build_of_torch(
     toolkit = Path(subprocess.run(
         [NVCC, "-x", "cu", "-E", "-dryrun", os.devnull], capture_output=True, text=True
     ).stderr.split("#$ TOP=")[1].splitlines()[0])  # fmt: skip
-    include = next(p for p in (toolkit / "include", toolkit / "targets" / "x86_64-linux" / "include") if p.is_dir())
+    include = next(p for p in (toolkit / "include", *toolkit.glob("targets/*-linux/include")) if p.is_dir())
     source = ROOT / "csrc" / "ops" / "device_cuda.cpp"
     command = ["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-DC10_USING_CUSTOM_GENERATED_MACROS"]
     command += [f"-isystem{path}" for path in [*cpp_extension.include_paths(), str(include)]]

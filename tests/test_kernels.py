@@ -54,8 +54,8 @@ def flushing():
     torch.set_flush_denormal(before)
 
 
-# rows around the register block (6 or 12), units around a vector, a panel and a chunk (64)
-EDGES = [(1, 1), (2, 8), (3, 15), (5, 17), (6, 31), (7, 33), (11, 63), (12, 64), (13, 65), (25, 130)]
+# rows around the register block (6, 10 or 12), units around a vector, a panel and a chunk (64)
+EDGES = [(1, 1), (2, 8), (3, 15), (5, 17), (6, 31), (7, 33), (10, 40), (11, 63), (12, 64), (13, 65), (25, 130)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

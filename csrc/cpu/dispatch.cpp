@@ -31,6 +31,8 @@ std::vector<const Kernels*> available() {
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
   if (avx512) sets.push_back(&kAvx512);
   if (avx2) sets.push_back(&kAvx2);
+#elif defined(__aarch64__)
+  sets.push_back(&kNeon);
 #endif
   sets.push_back(&kPortable);
   return sets;

@@ -34,7 +34,8 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 #define FUSEDRNN_ISA avx2
 #define FUSEDRNN_VECTOR_BYTES 32
 #define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
-#define FUSEDRNN_HAS_LANES
+#define FUSEDRNN_HAS_EXTREMA
+#define FUSEDRNN_HAS_MASKS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m256(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))), 16))
 #define FUSEDRNN_LOAD_FLOAT16(w) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)))

@@ -33,7 +33,8 @@ FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c,
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
-#define FUSEDRNN_HAS_LANES
+#define FUSEDRNN_HAS_EXTREMA
+#define FUSEDRNN_HAS_MASKS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m512(_mm512_maskz_slli_epi32(    \
       0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))), 16))

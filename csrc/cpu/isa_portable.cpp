@@ -1,4 +1,4 @@
-// Vectors of 16 bytes (SSE2, NEON and the like): what every processor of the compiler's default target has.
+// Vectors of 16 bytes (SSE2 and the like): what every processor of the compiler's default target has.
 #include "standard.h"
 
 #define FUSEDRNN_ISA portable

@@ -1,23 +1,70 @@
 #include "team.h"
 
+#if defined(_OPENMP)
 #include <omp.h>
+#endif
 #include <sched.h>
 
 #include <algorithm>
+#include <system_error>
+#include <thread>
 #include <vector>
 
 namespace fusedrnn::cpu {
 
+#if defined(_OPENMP)
+const char* const kThreadsFrom = "OpenMP";
+#else
+const char* const kThreadsFrom = "started for each call";
+#endif
+
 namespace {
 
 // When the library was loaded: later some thread may be bound to fewer. It heeds the affinity, and is a system call.
+#if defined(_OPENMP)
 const int processors = omp_get_num_procs();
+#else
+const int processors = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+#endif
 
 std::atomic<int> pretended{0};
 
 // Polls before a waiting thread offers its core to others, about 12 µs: more than the threads of a step are apart, unless
 // one has lost its core.
 constexpr int kSpins = 1000;
+
+void pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // its `yield` is no pause
+#endif
+}
+
+// Calls body(thread, threads) on that many threads at once, or on as many as are granted.
+template <class Body>
+void in_parallel(int threads, const Body& body) {
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+  body(omp_get_thread_num(), omp_get_num_threads());
+#else
+  std::atomic<int> granted{0};  // known when all are there that will be
+  std::vector<std::thread> others;
+  others.reserve(threads - 1);
+  try {
+    while (static_cast<int>(others.size()) < threads - 1)
+      others.emplace_back([&granted, &body, id = static_cast<int>(others.size()) + 1] {
+        granted.wait(0);
+        body(id, granted.load());
+      });
+  } catch (const std::system_error&) {  // the system has no more
+  }
+  granted = static_cast<int>(others.size()) + 1;
+  granted.notify_all();
+  body(0, granted.load());
+  for (auto& other : others) other.join();
+#endif
+}
 
 }  // namespace
 
@@ -37,9 +84,7 @@ void Barrier::wait() {
     return;
   }
   for (int spin = 0; phase_.load(std::memory_order_acquire) == phase; ++spin) {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
+    pause();
     if (spin >= kSpins) sched_yield();
   }
 }
@@ -54,27 +99,23 @@ void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* conte
   std::vector<Barrier> step(plan.direction_parts * plan.batch_parts), share(plan.direction_parts);
   for (auto& b : step) b.reset(plan.unit_parts);
   for (auto& b : share) b.reset(plan.batch_parts * plan.unit_parts);
-  bool granted = true;
-#pragma omp parallel num_threads(plan.threads)
-  {
-    if (omp_get_num_threads() < plan.threads) {
-#pragma omp single
+  std::atomic<bool> granted{true};
+  in_parallel(plan.threads, [&](int id, int threads) {
+    if (threads < plan.threads) {
       granted = false;
-    } else {
-      const int id = omp_get_thread_num();
-      const int unit = id % plan.unit_parts, group = id / plan.unit_parts;
-      const int batch = group % plan.batch_parts, direction = group / plan.batch_parts;
-      body(context, Part{id, direction, plan.direction_parts, batch, plan.batch_parts, unit, plan.unit_parts,
-                         &step[group], &share[direction]});
+      return;
     }
-  }
+    const int unit = id % plan.unit_parts, group = id / plan.unit_parts;
+    const int batch = group % plan.batch_parts, direction = group / plan.batch_parts;
+    body(context, Part{id, direction, plan.direction_parts, batch, plan.batch_parts, unit, plan.unit_parts, &step[group],
+                       &share[direction]});
+  });
   if (!granted) run_alone();
 }
 
 void run_threads(int threads, void (*body)(void*, int, int), void* context) {
   if (threads == 1) return body(context, 0, 1);
-#pragma omp parallel num_threads(threads)
-  body(context, omp_get_thread_num(), omp_get_num_threads());
+  in_parallel(threads, [&](int id, int granted) { body(context, id, granted); });
 }
 
 int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts) {

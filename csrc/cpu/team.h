@@ -1,5 +1,5 @@
-// The threads of one call: torch's OpenMP pool, divided as the plan says, with a barrier for those who
-// share a step. Compiled once, for the baseline instruction set.
+// The threads of one call, divided as the plan says, with a barrier for those who share a step: torch's OpenMP pool, or,
+// compiled without OpenMP, threads that live as long as the call. Compiled once, for the baseline instruction set.
 #pragma once
 
 #include <atomic>
@@ -21,6 +21,9 @@ class alignas(64) Barrier {
   alignas(64) std::atomic<int> phase_{0};
 };
 
+// Where the threads come from, in words.
+extern const char* const kThreadsFrom;
+
 // As many of these threads as have a processor to run on: more would but wait for one another at every step's barrier. LSTM,
 // B=1 T=128 H=128, 8 threads asked for on 2 cores: 25 ms before this and the shorter spin, 6 with them.
 int usable_threads(int threads);
@@ -40,11 +43,11 @@ FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, 
   return layout.chunks() * (part.unit_part + i) / part.unit_parts;
 }
 
-// Calls body(context, part) on plan.threads threads at once. Where OpenMP grants fewer, one thread does
-// all of it: a barrier must never wait for a thread that does not exist.
+// Calls body(context, part) on plan.threads threads at once. Where fewer are granted, one thread does all of it: a barrier
+// must never wait for a thread that does not exist.
 void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);
 
-// Calls body(context, thread, threads) on as many threads as OpenMP grants, at most that many, for work without a
+// Calls body(context, thread, threads) on as many threads as are granted, at most that many, for work without a
 // barrier.
 void run_threads(int threads, void (*body)(void*, int thread, int threads), void* context);
 

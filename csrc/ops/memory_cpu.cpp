@@ -18,7 +18,7 @@ constexpr int64_t kMostKept = 16 << 20;
 // backward still holds when the weights' gradients are summed, which is where a training step's memory peaks.
 constexpr int64_t kSpare = 1 << 20, kTooLarge = 3;
 
-constexpr int64_t kHugePage = 2 << 20, kCacheLine = 64;
+constexpr int64_t kCacheLine = 64;
 
 thread_local at::Tensor kept;
 
@@ -27,6 +27,7 @@ thread_local at::Tensor kept;
 // takes 19 ms with pages of 4 KB and 8 ms with huge ones.
 void advise(const at::Tensor& t) {
 #if defined(MADV_HUGEPAGE)
+  constexpr int64_t kHugePage = 2 << 20;
   const uintptr_t begin = reinterpret_cast<uintptr_t>(t.data_ptr()), end = begin + t.nbytes();
   const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
   if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: it may be refused

@@ -36,6 +36,7 @@ std::map<std::string, std::string> build_info() {
       {"cuda architectures", FUSEDRNN_STRING(FUSEDRNN_CUDA_ARCHITECTURES)},
 #endif
       {"cpu kernels", cpu::kernels().unit.name},
+      {"cpu threads", cpu::kThreadsFrom},
   };
 }
 
