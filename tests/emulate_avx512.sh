@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
-# Holds the AVX-512 kernels against the portable ones on an emulated processor (isa_check.cpp), in about three minutes.
+# Holds the AVX-512 kernels against the portable ones on an emulated processor (isa_check.cpp), in about two minutes.
 #
-#   tests/emulate_avx512.sh [VMLINUZ]
+#   BOCHS=bochs tests/emulate_avx512.sh [VMLINUZ]
 #
-# VMLINUZ: a Linux kernel, by default the first in /boot. Debian's packages: bochs bochsbios vgabios busybox-static
-# isolinux syslinux-common xorriso cpio linux-image-amd64. Exit status 0: the kernels agree.
+# BOCHS: the emulator, which Debian builds without AVX; tried with 3.0, made with
+#   ./configure --with-nogui --enable-cpu-level=6 --enable-x86-64 --enable-avx --enable-evex --enable-pci
+#               --enable-long-phy-address --enable-all-optimizations
+# VMLINUZ: a Linux kernel, by default the first in /boot. Debian's packages: bochsbios vgabios busybox-static isolinux
+# syslinux-common xorriso cpio linux-image-amd64. Exit status 0: the kernels agree, and a planted fault is found.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-kernel=${1:-$(ls /boot/vmlinuz-* | head -1)}
+kernel=${1:-$(ls /boot/vmlinuz-* | head -n 1)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -21,6 +24,7 @@ cat > "$work/root/init" <<'INIT'
 /isa_check
 echo "exit status $?"
 /isa_check 1e-4 | /bin/busybox tail -n 1
+/bin/busybox sleep 1  # until all is written
 /bin/busybox poweroff -f
 INIT
 chmod +x "$work/root/init"
@@ -42,7 +46,7 @@ cpu: model=corei7_skylake_x, count=1, ips=60000000, reset_on_triple_fault=0
 memory: guest=1024, host=1024
 romimage: file=/usr/share/bochs/BIOS-bochs-latest
 vgaromimage: file=/usr/share/vgabios/vgabios.bin
-display_library: rfb, options="timeout=0"
+display_library: nogui
 ata1: enabled=1, ioaddr1=0x170, ioaddr2=0x370, irq=15
 ata1-master: type=cdrom, path=$work/boot.iso, status=inserted
 boot: cdrom
@@ -51,7 +55,10 @@ log: $work/log
 panic: action=fatal
 clock: sync=none, time0=local
 BOCHS
-timeout 900 bochs -q -f "$work/bochsrc" > "$work/screen" 2>&1 <<< $'c\nquit' || true  # for builds with a debugger
-grep -a -A 9 "cases\|off by" "$work/serial" || { cat "$work/screen"; tail -n 20 "$work/log" "$work/serial"; }
-grep -a -q "^avx512, avx2, portable: .* cases, 0 differences" "$work/serial" && grep -a -q "^exit status 0" "$work/serial" &&
-  grep -a "^avx512" "$work/serial" | tail -n 1 | grep -a -q -v " 0 differences"
+timeout 900 "${BOCHS:-bochs}" -q -f "$work/bochsrc" > "$work/screen" 2>&1 || true
+tr -d '\r' < "$work/serial" | grep -a "cases\|off by\|exit status" > "$work/result" || true
+cat "$work/result"
+grep -q "^avx512, avx2, portable: .* cases, 0 differences" "$work/result" && grep -q "^exit status 0" "$work/result" &&
+  grep -q "^avx512.* [1-9][0-9]* differences" "$work/result" && exit 0
+tail -n 20 "$work/screen" "$work/log" "$work/serial"
+exit 1
