@@ -14,9 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 OURS, RECOMPUTE = "fusedrnn", "fusedrnn-recompute"
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
-# Where a round takes a third of a second and the machine has other users: LSTM B=64 T=64 H=512 inference, two threads, the
-# ratio over any so many rounds of 205 in a row: 0.95 to 3.8 of 5 rounds, 1.06 to 2.4 of 9.
-LEAST_ROUNDS = 9
+LEAST_ROUNDS = 5
 
 
 def wall_clock(run, repeats):
