@@ -22,18 +22,24 @@ SOURCES = [
     "tests/simt/executor.cpp",
     "tests/simt/kernels.cpp",
 ]
+KERNELS = ["tests/simt/executor.cpp", "tests/simt/kernels.cpp"]  # the others allocate what these touch
 
 
 @functools.cache
 def load():
     """Return the extension, built if a source has changed (a minute on one core, the first time).
 
-    FUSEDRNN_SIMT_SANITIZE=1 takes a build that AddressSanitizer watches; its library has to be preloaded.
+    FUSEDRNN_SIMT_SANITIZE=1 takes a build whose kernels AddressSanitizer watches; its library has to be preloaded. What
+    else there is, which takes the compiler longest, comes from the build without it, which has to be there.
     """
     from torch.utils import cpp_extension
 
-    watched = ["-fsanitize=address", "-fno-omit-frame-pointer"] if os.environ.get("FUSEDRNN_SIMT_SANITIZE") == "1" else []
-    folder = ROOT / "build" / ("simt-address" if watched else "simt")
+    folder, sources, watched, others = ROOT / "build" / "simt", SOURCES, [], []
+    if os.environ.get("FUSEDRNN_SIMT_SANITIZE") == "1":
+        others = [str(folder / Path(source).with_suffix(".o").name) for source in SOURCES if source not in KERNELS]
+        folder, sources = ROOT / "build" / "simt-address", KERNELS
+        watched = ["-fsanitize=address", "-fno-omit-frame-pointer"]
+        (folder / "fusedrnn_simt.so").unlink(missing_ok=True)  # ninja does not know of the others' changes
     folder.mkdir(parents=True, exist_ok=True)
     environment = dict(os.environ)
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), environment["PATH"]])  # ninja may be there alone
@@ -41,10 +47,10 @@ def load():
     try:
         return cpp_extension.load(
             "fusedrnn_simt",
-            [str(ROOT / source) for source in SOURCES],
+            [str(ROOT / source) for source in sources],
             extra_include_paths=[str(ROOT / "tests")],
             extra_cflags=["-O2", "-std=c++20", "-DFUSEDRNN_SIMT", "-fno-trapping-math", "-fvisibility=hidden", *watched],
-            extra_ldflags=watched,
+            extra_ldflags=[*others, *watched],
             build_directory=str(folder),
         )
     finally:
