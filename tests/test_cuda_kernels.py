@@ -287,7 +287,7 @@ def test_no_kernel_reads_or_writes_beyond_its_memory():
     here = Path(__file__)
     left_out = ("order", "65535", "bfloat16", "relu", "(float64 and not plain)", "(float32 and gru)", "(float32 and rnn)")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", str(here), "-x", "-p", "no:cacheprovider",
+        [sys.executable, "-m", "pytest", str(here), "-x", "-s", "-p", "no:cacheprovider",
          "-k", " and ".join(f"not {name}" for name in left_out)],
         cwd=here.parents[1], env={**os.environ, **environment}, capture_output=True, text=True,
     )  # fmt: skip
