@@ -14,11 +14,11 @@ kernel=${1:-$(ls /boot/vmlinuz-* | head -n 1)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-mkdir -p "$work"/root/{bin,dev,proc} "$work"/disc
+mkdir -p "$work"/initramfs/{bin,dev,proc} "$work"/disc
 g++ -std=c++20 -O3 -static -pthread -fno-math-errno -ffp-contract=fast tests/isa_check.cpp csrc/core/plan.cpp \
-  csrc/core/cells/list.cpp csrc/cpu/*.cpp -o "$work/root/isa_check"
-cp "$(command -v busybox)" "$work/root/bin/busybox"
-cat > "$work/root/init" <<'INIT'
+  csrc/core/cells/list.cpp csrc/cpu/*.cpp -o "$work/initramfs/isa_check"
+cp "$(command -v busybox)" "$work/initramfs/bin/busybox"
+cat > "$work/initramfs/init" <<'INIT'
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /isa_check
@@ -27,8 +27,8 @@ echo "exit status $?"
 /bin/busybox sleep 1  # until all is written
 /bin/busybox poweroff -f
 INIT
-chmod +x "$work/root/init"
-(cd "$work/root" && find . | cpio -o -H newc --quiet | gzip) > "$work/disc/initrd.gz"
+chmod +x "$work/initramfs/init"
+(cd "$work/initramfs" && find . | cpio -o -H newc --quiet | gzip) > "$work/disc/initrd.gz"
 cp "$kernel" "$work/disc/vmlinuz"
 cp /usr/lib/ISOLINUX/isolinux.bin /usr/lib/syslinux/modules/bios/ldlinux.c32 "$work/disc/"
 cat > "$work/disc/isolinux.cfg" <<'BOOT'
