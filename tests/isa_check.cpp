@@ -93,7 +93,7 @@ Outcome<T> run(const Case& c, const cpu::Kernels& kernels) {
   std::unique_ptr<bool[]> reset(new bool[N]);
   for (int64_t n = 0; n < N; ++n) reset[n] = numbers.bits() % 5 == 0;
   const Rows rows{T_, B, c.ragged ? offset.data() : nullptr, c.ragged ? active.data() : nullptr, nullptr,
-                  c.reset ? reset.get() : nullptr};
+                  c.reset ? reset.get() : nullptr, nullptr};
   const Shape shape{c.cell, T_, B, N, c.I, H, P, c.P > 0, c.D, static_cast<int>(sizeof(T)), bytes_of(c.weights)};
   const CpuPlan plan = plan_cpu(shape, c.threads, kernels.unit);
   const auto workspace = [&](int64_t elements) {

@@ -36,16 +36,21 @@ struct Shape {
 // rows of ended sequences are left out, and sequences are sorted by falling length, as in a PackedSequence:
 // those that run at step t are 0..active(t)-1 and lie side by side. Or every step has B rows (no offset), and
 // `length` tells those that are padding.
+//
+// On the CPU, x, y, c and their gradients may have rows elsewhere, in an order of the caller's and with others between:
+// `place` says where.
 struct Rows {
   int64_t steps, batch;
   const int64_t* offset;   // (T) first row of step t;         nullptr: t·B
   const int64_t* active_;  // (T) sequences running at step t; nullptr: B, or as `length` says
   const int64_t* length;   // (B) steps of each sequence;      nullptr: as `active_` says
   const bool* reset;       // (N) true: a boundary just before this row's step; nullptr: none
+  const int64_t* place;    // (N) where x, y, c and their gradients have the row; nullptr: at the row itself
 
   FUSEDRNN_INLINE int64_t active(int64_t t) const { return active_ ? active_[t] : batch; }
   FUSEDRNN_INLINE bool alive(int64_t t, int64_t b) const { return length ? t < length[b] : b < active(t); }
   FUSEDRNN_INLINE int64_t row(int64_t t, int64_t b) const { return (offset ? offset[t] : t * batch) + b; }
+  FUSEDRNN_INLINE int64_t placed(int64_t row) const { return place ? place[row] : row; }
 };
 
 // Where the state before a step comes from.

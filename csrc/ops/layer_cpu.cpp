@@ -57,7 +57,7 @@ struct Cast {
   bool reset_to_hx;
 
   explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes), type(arithmetic_type(l.x)) {
-    x = as(sequence.gather(l.x), type);
+    x = as(l.x, type);
     const auto state = [&](const OptionalTensor& s) {
       return s ? as(sequence.sort(*s), type) : Tensor();
     };
@@ -133,9 +133,9 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
 
   const auto out = layer.x.scalar_type();
   if (is_cell) return {as(y, out), Tensor(), has_c ? as(c_n, out) : c_n, c, saved};
-  return {as(l.sequence.scatter(y), out), as(l.sequence.unsort(h_n), out),
-          as(has_c ? l.sequence.unsort(c_n) : c_n, out), keeps_c ? l.sequence.scatter(c) : c,
-          saved};
+  l.sequence.clear_padding(y);
+  if (keeps_c) l.sequence.clear_padding(c);
+  return {as(y, out), as(l.sequence.unsort(h_n), out), as(has_c ? l.sequence.unsort(c_n) : c_n, out), c, saved};
 }
 
 // The state before each step, (rows, width): of one direction's states after each step, and of its first ones.
@@ -151,7 +151,7 @@ Tensor before_each_step(const Cast<T>& l, const Tensor& states, const Tensor& fi
       for (int64_t b = 0; b < l.rows.active(t); ++b) {
         const Previous p = previous_of(l.rows, l.reverse[d], t, b);
         const bool from_hx = p.source == Source::first || l.reset_to_hx;
-        const T* row = p.source == Source::previous ? from + p.row * ld
+        const T* row = p.source == Source::previous ? from + l.rows.placed(p.row) * ld
                        : from_hx && from_first      ? from_first + b * width
                                                     : nullptr;
         if (row) std::memcpy(to + l.rows.row(t, b) * width, row, width * sizeof(T));
@@ -168,7 +168,7 @@ Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, co
     h.push_back(before_each_step(l, y, l.h_0, l.sizes.P, d));
     if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, l.sizes.H, d));
   }
-  const Layer rows{l.x.view({l.sequence.total(), l.sizes.I}), {}, {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh,
+  const Layer rows{l.sequence.rows_of(l.x), {}, {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh,
                    as(l.w_hr, l.type), {}, {}, {}, layer.cell, l.reverse, false};
   return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
     return forward<T>(step, /*save=*/true, /*cell_states=*/false);
@@ -207,14 +207,14 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Sizes& s = l.sizes;
   const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
   const bool has_c = s.cell.states > 1;
-  const auto rows_of = [&](const OptionalTensor& t) {
-    return t ? as(l.sequence.gather(*t), l.type) : Tensor();
+  const auto cast = [&](const OptionalTensor& t) {
+    return t ? as(*t, l.type) : Tensor();
   };
   const auto state_of = [&](const OptionalTensor& t) {
     return t ? as(l.sequence.sort(*t), l.type) : Tensor();
   };
-  const Tensor y = rows_of(y_in), c = has_c ? rows_of(c_in) : Tensor();
-  const Tensor d_y = rows_of(gradients.d_y), d_c = has_c ? rows_of(gradients.d_c) : Tensor();
+  const Tensor y = cast(y_in), c = has_c ? cast(c_in) : Tensor();
+  const Tensor d_y = cast(gradients.d_y), d_c = has_c ? cast(gradients.d_c) : Tensor();
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
@@ -228,7 +228,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.type) : Tensor();
   const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.type) : Tensor();
   Tensor d_x;  // of each direction
-  if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, N, s.I}, l.type);
+  if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, s.N, s.I}, l.type);
   Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_stride, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
@@ -248,7 +248,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
     dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_stride;
     dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
-    dir.d_x = needs.x ? d_x.mutable_data_ptr<T>() + d * N * s.I : nullptr;
+    dir.d_x = needs.x ? d_x.mutable_data_ptr<T>() + d * s.N * s.I : nullptr;
     dir.d_h_0 = d_h_0.defined() ? d_h_0.mutable_data_ptr<T>() + d * B * P : nullptr;
     dir.d_c_0 = d_c_0.defined() ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
   }
@@ -258,7 +258,9 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return at::empty({0}, layer.x.options()); };
   std::vector<Tensor> result;
-  result.push_back(needs.x ? as(l.sequence.scatter(D == 1 ? d_x : d_x.sum(0).view(l.sequence.sizes(s.I))), out) : none());
+  if (needs.x && D > 1) d_x = d_x.sum(0).view(l.sequence.sizes(s.I));
+  if (needs.x) l.sequence.clear_padding(d_x);
+  result.push_back(needs.x ? as(d_x, out) : none());
   result.push_back(d_h_0.defined() ? as(l.sequence.unsort(d_h_0), out) : none());
   result.push_back(d_c_0.defined() ? as(l.sequence.unsort(d_c_0), out) : none());
   const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {

@@ -24,7 +24,7 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
       if (state->defined()) *state = state->unsqueeze(0);
   w_ih = contiguous(l.w_ih), w_hh = contiguous(l.w_hh), w_hr = contiguous(l.w_hr);
   b_ih = contiguous(l.b_ih), b_hh = contiguous(l.b_hh);
-  rows = {sizes.T, sizes.B, nullptr, nullptr, nullptr, nullptr};
+  rows = {sizes.T, sizes.B, nullptr, nullptr, nullptr, nullptr, nullptr};
   if (sizes.packed) take_batch_sizes(*l.batch_sizes);
   if (l.lengths) take_lengths(*l.lengths);
   if (l.reset) {

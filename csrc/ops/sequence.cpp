@@ -1,6 +1,9 @@
 #include "sequence.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
+#include <cstring>
 #include <numeric>
 
 namespace fusedrnn::ops {
@@ -49,21 +52,29 @@ Sequence::Sequence(const Layer& layer, const Sizes& s)
 
 Rows Sequence::rows() const {
   return {steps_, B_, ragged() ? offset_.data() : nullptr, ragged() ? active_.data() : nullptr, nullptr,
-          reset_.defined() ? reset_.const_data_ptr<bool>() : nullptr};
+          reset_.defined() ? reset_.const_data_ptr<bool>() : nullptr,
+          padded() ? index_.const_data_ptr<int64_t>() : nullptr};
 }
 
 at::DimVector Sequence::sizes(int64_t width) const {
-  if (flat_ || padded()) return {total_, width};
+  if (flat_) return {total_, width};
   return {T_, B_, width};
 }
 
-Tensor Sequence::gather(const Tensor& t) const {
-  return padded() ? t.reshape({T_ * B_, t.size(-1)}).index_select(0, index_) : t;
+Tensor Sequence::rows_of(const Tensor& t) const {
+  const Tensor all = t.reshape({padded() ? T_ * B_ : total_, t.size(-1)});
+  return padded() ? all.index_select(0, index_) : all;
 }
 
-Tensor Sequence::scatter(const Tensor& t) const {
-  if (!padded()) return t;
-  return at::zeros({T_ * B_, t.size(-1)}, t.options()).index_copy_(0, index_, t).view({T_, B_, t.size(-1)});
+void Sequence::clear_padding(const Tensor& t) const {
+  if (!padded()) return;
+  const int64_t bytes = t.size(-1) * t.element_size(), *order = order_.const_data_ptr<int64_t>();
+  char* const rows = static_cast<char*>(t.mutable_data_ptr());
+  at::parallel_for(0, T_, std::max<int64_t>(1, at::internal::GRAIN_SIZE / (B_ * bytes + 1)), [&](int64_t begin, int64_t end) {
+    for (int64_t step = begin; step < end; ++step)
+      for (int64_t slot = step < steps_ ? active_[step] : 0; slot < B_; ++slot)
+        std::memset(rows + (step * B_ + order[slot]) * bytes, 0, bytes);
+  });
 }
 
 Tensor Sequence::sort(const Tensor& state) const { return padded() ? state.index_select(1, order_) : state; }

@@ -1,5 +1,6 @@
 // How a batch of sequences of different lengths becomes the one row layout that kernels know (sorted by
-// falling length, step by step, no padding), and back. The padding is never read: it may hold anything.
+// falling length, step by step, no padding). A padded batch stays where it is: kernels are told the place of each row. The
+// padding is never read: it may hold anything.
 #pragma once
 
 #include "layer.h"
@@ -16,10 +17,9 @@ class Sequence {
   bool ragged() const { return !offset_.empty(); }
   bool padded() const { return index_.defined(); }  // `lengths` were given, and one is short
 
-  // Sizes of what has `width` values a row: the layer's own, or (rows, width) where it has padding.
-  at::DimVector sizes(int64_t width) const;
-  Tensor gather(const Tensor& t) const;   // (T, B, F) or (N, F) -> sizes(F), any strides
-  Tensor scatter(const Tensor& t) const;  // sizes(F) -> the layer's own layout, zeros in the padding
+  at::DimVector sizes(int64_t width) const;  // (T, B, width), or (N, width) where the layer's own layout is that
+  Tensor rows_of(const Tensor& t) const;     // sizes(F) -> (rows, F), without padding
+  void clear_padding(const Tensor& t) const;  // contiguous, sizes(F): zeros in the padding
   Tensor sort(const Tensor& state) const;    // (D, B, F) in the batch's order -> in the order of rows
   Tensor unsort(const Tensor& state) const;
 
