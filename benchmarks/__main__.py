@@ -15,7 +15,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from . import gate, machine, page, pictures, runner, suites, tables
-from .cases import CONTENDERS, LAYERS, PASSES
+from .cases import CONTENDERS, LAYERS, PASSES, RAGGED
 from .timing import OURS, ROOT
 
 OUT = ROOT / "benchmarks" / "out"
@@ -73,7 +73,8 @@ def parse(arguments):
     for name, letter, usual in (("batch", "B", 32), ("seq-len", "T", 128), ("hidden", "H", 256), ("layers", "L", 1)):
         several(f"--{name}", sizes, metavar=letter, help=f"{usual} in a grid if omitted")
     parser.add_argument("--bidirectional", action="store_true")
-    parser.add_argument("--ragged", action="store_true", help="rows of unequal length")
+    says = "rows of unequal length, given packed or with their lengths; both if nothing follows"
+    parser.add_argument("--ragged", nargs="*", type=some(RAGGED), metavar=",".join(RAGGED), help=says)
     parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
     parser.add_argument("--tf32", action="store_true", help="let float32 products on CUDA, of all contenders, use TF32")
     parser.add_argument("--threads", type=size, help="torch's default if omitted")
@@ -83,7 +84,9 @@ def parse(arguments):
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail where a row became slower than there")
     parser.add_argument("--report", type=Path, metavar="OLD.json", help="measure nothing, make the report of this anew")
     options = parser.parse_args(arguments)
-    for name in ("cells", "passes", "contenders", "batch", "seq_len", "hidden", "layers"):
+    if options.ragged == []:
+        options.ragged = [RAGGED]
+    for name in ("cells", "passes", "contenders", "batch", "seq_len", "hidden", "layers", "ragged"):
         given = getattr(options, name)
         setattr(options, name, given and list(dict.fromkeys(itertools.chain(*given))))
     check(options, parser)

@@ -2,8 +2,11 @@
 
 A contender is verified and timed in passes. "infer" is the forward under no_grad in eval mode; "train-forward" the
 forward that keeps what a backward needs; "backward" that backward alone, with the gradients of the input and of every
-weight; "step" both together; "graph", on CUDA, the replay of a captured "infer". Ragged cases start from a padded
-batch: packing and unpacking count where a contender packs.
+weight; "step" both together; "graph", on CUDA, the replay of a captured "infer".
+
+Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
+unpacking count; in "lengths" ours is told the lengths, and torch.nn's runs over the padding and clears it, or over
+packed rows where both directions leave it no choice.
 """
 
 import copy
@@ -24,6 +27,7 @@ GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 FUNCTIONS = {"lstm": 5, "gru": 3, "rnn": 1}  # sigmoid and tanh of a unit and step
 PASSES = ("infer", "train-forward", "backward", "step", "graph")
 CONTENDERS = ("torch.nn", OURS, RECOMPUTE, *peers.PEERS)
+RAGGED = ("packed", "lengths")
 MOST_COPIES = 512  # of the input, to rotate on CUDA
 
 
@@ -38,11 +42,11 @@ class Case:
     layers: int = 1
     bidirectional: bool = False
     dtype: str = "float32"
-    ragged: bool = False  # rows of unequal length, drawn evenly from 1 to T
+    ragged: str = ""  # one of RAGGED where rows are of unequal length, drawn evenly from 1 to T
 
     def __str__(self):
         name = f"{self.cell} B={self.B} T={self.T} H={self.H}" + f" L={self.layers}" * (self.layers > 1)
-        name += " bi" * self.bidirectional + " ragged" * self.ragged
+        name += " bi" * self.bidirectional + f" {self.ragged}" * bool(self.ragged)
         return name + f" {self.dtype}" * (self.dtype != "float32")
 
     def sequence_lengths(self):
@@ -155,10 +159,10 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
     theirs.flatten_parameters()
     x = in_every_dtype(torch.randn(case.T, case.B, case.H))
     d_y = in_every_dtype(torch.randn(case.T, case.B, (1 + case.bidirectional) * case.H))
-    lengths, mask = case.sequence_lengths(), None
+    lengths = case.sequence_lengths()
     if case.ragged:
         padding = (torch.arange(case.T)[:, None] >= lengths)[..., None]
-        mask = padding.to(device)
+        there, mask = lengths.to(device), padding.to(device)
         d_y = d_y.masked_fill(padding, 0)  # no loss looks at the padding
 
     def packed(layer):
@@ -168,18 +172,23 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
     def contender(layer, forward, dtype=dtype, device=device):
         return Contender(layer, forward, list(layer.parameters()), x.to(device, dtype), d_y.to(device, dtype))
 
-    found, refused = {}, {}
-    if not case.ragged:
-        found["torch.nn"] = contender(theirs, lambda x_: theirs(x_)[0])
-    else:
-        found["torch.nn packed"] = contender(theirs, packed(theirs))
-        if not case.bidirectional:  # a reverse direction that starts in the padding computes something else
-            found["torch.nn padded"] = contender(theirs, lambda x_: theirs(x_)[0].masked_fill(mask, 0))
+    def forward(layer):
+        if case.ragged == "packed":
+            return packed(layer)
+        if not case.ragged:
+            return lambda x_: layer(x_)[0]
+        if layer is not theirs:
+            return lambda x_: layer(x_, lengths=there)[0]
+        if case.bidirectional:  # a reverse direction that starts in the padding computes something else
+            return packed(layer)
+        return lambda x_: layer(x_)[0].masked_fill(mask, 0)
+
+    found, refused = {"torch.nn": contender(theirs, forward(theirs))}, {}
     for name in (OURS, RECOMPUTE):
         if name in names:
             ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
             ours.recompute = name == RECOMPUTE
-            found[name] = contender(ours, packed(ours) if case.ragged else lambda x_, ours=ours: ours(x_)[0])
+            found[name] = contender(ours, forward(ours))
     for name in names:
         if name in peers.PEERS:
             try:

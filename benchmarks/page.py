@@ -16,10 +16,11 @@ img { max-width: 100% } pre { background: #f5f5f5; padding: .8rem; overflow-x: a
 
 METHOD = f"""\
 <p>Each contender's outputs and gradients are compared with torch.nn's in float64 first, and what is wrong is not
-timed. Contenders warm up and then take turns, round by round. Figures are medians with the tenth and the ninetieth
-percentile. On CUDA times come from events, with inputs rotated through more memory than the L2 cache holds (up to 512
-copies; a captured graph keeps its one), and cuDNN runs at the same precision, TF32 as the environment says. What
-compiling takes is not counted. The ratio is a rival's median over {OURS}'s: above 1, {OURS} is faster.</p>
+timed. Contenders warm up and then take turns, round by round, on the CPU each in a process of its own. Figures are
+medians with the tenth and the ninetieth percentile. On CUDA times come from events, with inputs rotated through more
+memory than the L2 cache holds (up to 512 copies; a captured graph keeps its one), and cuDNN runs at the same
+precision, TF32 as the environment says. What compiling takes is not counted. The ratio is a rival's median over
+{OURS}'s: above 1, {OURS} is faster.</p>
 <p>Peak memory is what a pass holds at most beyond what was there before it: on the CPU the running sum of what torch's
 allocator gives and takes back, on CUDA torch's own peak. Scratch memory inside oneDNN and MKL is not seen.</p>"""
 

@@ -49,22 +49,20 @@ def taken(result):
 
 
 def against_torch(result):
-    """(case, with the way that torch.nn takes if it has two; the record; torch.nn's name in there; the ratio)."""
+    """(record, torch.nn's time over ours) where there are both."""
     for record in result["results"]:
-        for rival, ratio in record["ratios"].items():
-            if rival.startswith("torch.nn"):
-                case = record["case"] + (f" (against {rival})" if rival != "torch.nn" else "")
-                yield case, record, rival, ratio
+        if "torch.nn" in record["ratios"]:
+            yield record, record["ratios"]["torch.nn"]
 
 
 def speed(result):
-    """A row a case and rival, training and inference side by side, and the losses by name."""
+    """A row a case, training and inference side by side, and the losses by name."""
     rows, ratios = {}, {}
-    for case, record, rival, ratio in against_torch(result):
-        theirs, ours = (record["contenders"][name] for name in (rival, OURS))
+    for record, ratio in against_torch(result):
+        theirs, ours = (record["contenders"][name] for name in ("torch.nn", OURS))
         cell = f"{1e3 * theirs['median_s']:.3g} → {1e3 * ours['median_s']:.3g} ms | **{ratio:.2f}**"
-        rows.setdefault(case, {})[record["pass"]] = cell
-        ratios[f"{case} {record['pass']}"] = ratio
+        rows.setdefault(record["case"], {})[record["pass"]] = cell
+        ratios[f"{record['case']} {record['pass']}"] = ratio
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
     return [
         taken(result) + " Medians, torch.nn → fusedrnn; the ratio is above 1 where fusedrnn is faster.",
@@ -86,13 +84,13 @@ def grids(*results):
         e = result["environment"]
         name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
         ratios = {column: [] for column in columns}
-        for case, record, rival, ratio in against_torch(result):
+        for record, ratio in against_torch(result):
             if (record["cell"], record["pass"]) in ratios:
                 ratios[record["cell"], record["pass"]].append(ratio)
             if ratio < 1:
-                ours, theirs = (100 * record["contenders"][name]["of_limit"] for name in (OURS, rival))
+                ours, theirs = (100 * record["contenders"][name]["of_limit"] for name in (OURS, "torch.nn"))
                 losses.append(
-                    f"- {case} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
+                    f"- {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
                     f"torch.nn at {theirs:.0f} %"
                 )
         cells = (f"**{statistics.geometric_mean(found):.2f}** ({min(found):.2f})" for found in ratios.values())
@@ -120,7 +118,7 @@ def short_of_goals(*results):
     beyond, within, count = [], [], 0
     for result in results:
         grid = result["environment"]["command"].removeprefix("python -m benchmarks").strip() or "quick"
-        for case, record, rival, ratio in against_torch(result):
+        for record, ratio in against_torch(result):
             goal = GOALS.get((record["cell"], record["pass"]))
             if goal and record["dtype"] == "float64":
                 goal = 1.0  # what matters there is the digits
@@ -129,9 +127,9 @@ def short_of_goals(*results):
             count += 1
             if ratio >= goal:
                 continue
-            most = record["contenders"][rival]["median_s"] / record["limit_s"]
+            most = record["contenders"]["torch.nn"]["median_s"] / record["limit_s"]
             ours = f"{100 * record['contenders'][OURS]['of_limit']:.0f} %"
-            row = f"| {case} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {ours} |"
+            row = f"| {record['case']} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {ours} |"
             (beyond if most < goal else within).append((most, row))
     head = ["| case and pass | grid | ratio | goal | most | ours of the limit |", "|---|---|---|---|---|---|"]
     return [
@@ -169,10 +167,10 @@ def memory(result):
 def many_rounds(result):
     """Medians and deciles of rows that the suites have time for only a few rounds of."""
     rows = []
-    for case, record, rival, ratio in against_torch(result):
-        theirs, ours = record["contenders"][rival], record["contenders"][OURS]
+    for record, ratio in against_torch(result):
+        theirs, ours = record["contenders"]["torch.nn"], record["contenders"][OURS]
         rows.append(
-            f"| {case} {record['pass']} | {ours['rounds']} | {as_text(theirs)} | {as_text(ours)} | {ratio:.2f} |"
+            f"| {record['case']} {record['pass']} | {ours['rounds']} | {as_text(theirs)} | {as_text(ours)} | {ratio:.2f} |"
             f" {100 * ours['of_limit']:.0f} % |"
         )
     head = ["| case and pass | rounds | torch.nn, ms | fusedrnn, ms | ratio | ours of the limit |", "|---|---|---|---|---|---|"]

@@ -12,10 +12,12 @@ import time
 import torch
 
 from . import machine, memory, timing
+from .apart import Apart, Pass, ready, stopped
 from .cases import Case, contenders, expected
 from .timing import OURS
 
 TIMED = 0.5  # of a row's share of the budget; the rest is for verification and for memory
+APART = ("cpu",)  # devices whose contenders have a process each
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
 
 
@@ -24,7 +26,7 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
 
     In 0 seconds nothing is timed.
     """
-    rivals, _, refused = contenders(case, device, names)
+    rivals, refused = company(case, device, names)
     truth = expected(whole_truth(case), mode)
     passes, results = {}, {}
     for name, rival in rivals.items():
@@ -35,7 +37,7 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
     eps = torch.finfo(getattr(torch, case.dtype)).eps
     if case.dtype == "float32" and device == "cuda" and torch.backends.cuda.matmul.allow_tf32:
         eps = 2**-10  # TF32's
-    clock = timing.cuda_clock if device == "cuda" else timing.wall_clock
+    clock = timing.cuda_clock if device == "cuda" else Pass.clock if device in APART else timing.wall_clock
     results |= timing.measure(passes, truth, eps, seconds, rounds, clock)
     for name, run in passes.items():
         if results[name]["right"]:
@@ -43,8 +45,10 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
     results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
     medians = {name: result["median_s"] for name, result in results.items() if "median_s" in result}
     ratios = {name: median / medians[OURS] for name, median in medians.items() if name != OURS and OURS in medians}
+    with stopped():
+        work = machine.working_time(ceilings) if seconds else None
     row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}
-    row |= {"ratios": ratios, "flops": flops(case, mode), "work_s": machine.working_time(ceilings) if seconds else None}
+    row |= {"ratios": ratios, "flops": flops(case, mode), "work_s": work}
     return judged(row, ceilings)
 
 
@@ -60,13 +64,20 @@ def judged(row, ceilings):
 
 
 @functools.lru_cache(maxsize=1)  # the passes of a case come one after the other
+def company(case, device, names):
+    """({name: a contender, in a process of its own where the device is one of APART}, {name: why it cannot run})."""
+    found, _, refused = contenders(case, device, names)
+    return {name: Apart(case, names, name) for name in found} if device in APART else found, refused
+
+
+@functools.lru_cache(maxsize=1)
 def whole_truth(case):
     return contenders(case)[1].run("step")()
 
 
 def extras(run, case, device):
     try:
-        found = {"peak_bytes": memory.peak(run, device)}
+        found = {"peak_bytes": run.peak() if device in APART else memory.peak(run, device)}
         return found | ({"launches_per_step": memory.launches(run) / case.T} if device == "cuda" else {})
     except Exception as error:
         return {"memory_failed": timing.said_of(error)}
@@ -85,6 +96,8 @@ def weight(case, mode):
 def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: None):
     """Measure `rows`, of (case, pass, contenders), and return the result; `watch` is told of each before it starts."""
     result = {"environment": facts, "suite": options.suite, "ceilings": ceilings, "complete": False, "results": []}
+    if options.device in APART:
+        ready()
     start = time.perf_counter()
     end = start + seconds
     pending = sum(weight(case, mode) for case, mode, _ in rows)
@@ -114,5 +127,7 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
         result["ceilings"] = machine.higher(ceilings, machine.ceilings(options.dtype, options.device))
         for row in result["results"]:
             judged(row, result["ceilings"])
+    finally:
+        company.cache_clear()  # which ends the processes
     timing.save(result, path)
     return result

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 
-from .cases import CONTENDERS, LAYERS, Case
+from .cases import CONTENDERS, LAYERS, RAGGED, Case
 from .peers import LONGEST_UNROLLED
 from .timing import OURS, RECOMPUTE
 
@@ -21,7 +21,7 @@ TELLING = [
     *(Case(cell, 32, 128, 256) for cell in LAYERS),  # the common training shape
     *(Case(cell, 64, 64, 512) for cell in ("lstm", "gru")),  # large products take all the time
     Case("gru", 16, 64, 128, layers=2, bidirectional=True),
-    *(Case(cell, 32, 128, 256, ragged=True) for cell in ("lstm", "gru")),
+    *(Case(cell, 32, 128, 256, ragged=way) for cell in ("lstm", "gru") for way in RAGGED),
 ]
 QUICK = TELLING + [Case(cell, B, T, 128) for cell, B, T in itertools.product(LAYERS, (1, 16, 64), (10, 128))]
 FULL = TELLING + [
@@ -29,7 +29,7 @@ FULL = TELLING + [
     *(Case(cell, B, 128, H) for cell, B, H in itertools.product(LAYERS, (1, 32), WIDTHS)),
     *(Case(cell, 16, 128, 128, layers=2) for cell in LAYERS),
     *(Case(cell, 16, 128, 128, bidirectional=True) for cell in LAYERS),
-    Case("rnn", 32, 128, 256, ragged=True),
+    *(Case("rnn", 32, 128, 256, ragged=way) for way in RAGGED),
 ]
 MEMORY = [Case(cell, 32, T, 256) for cell, T in itertools.product(LAYERS, (10, 32, 128, 512))]
 SUITES = {  # name → cases, passes, seconds in all
@@ -48,7 +48,8 @@ def select(options):
     asked = any(sizes) or options.bidirectional or options.ragged
     if asked:
         grid = itertools.product(options.cells, *(given or [usual] for given, usual in zip(sizes, (32, 128, 256, 1))))
-        cases = [Case(*point, options.bidirectional, options.dtype, options.ragged) for point in grid]
+        ways = options.ragged or [""]
+        cases = [Case(*point, options.bidirectional, options.dtype, way) for point in grid for way in ways]
     else:
         small = (case for case in dict.fromkeys(cases) if sum(case.products()) <= MOST_FLOPS or case in TELLING)
         cases = [dataclasses.replace(case, dtype=options.dtype) for case in small if case.cell in options.cells]

@@ -47,16 +47,12 @@ def megabytes(size):
 
 
 def ratios_by_rival(result):
-    """{rival: {row: ratio}}, of bytes in the suite for memory.
-
-    torch.nn packed and padded count as torch.nn, with the way in the row's name.
-    """
+    """{rival: {row: ratio}}, of bytes in the suite for memory."""
     found = {}
     for record in result["results"]:
         theirs, ours, _ = peaks(record) if result["suite"] == "memory" else (None,) * 3
         for rival, ratio in ({"torch.nn": theirs / ours} if theirs and ours else record["ratios"]).items():
-            kind, way = ("torch.nn", rival.removeprefix("torch.nn")) if rival.startswith("torch.nn") else (rival, "")
-            found.setdefault(kind, {})[f"{record['case']} {record['pass']}{way and ' against' + way}"] = ratio
+            found.setdefault(rival, {})[f"{record['case']} {record['pass']}"] = ratio
     return found
 
 

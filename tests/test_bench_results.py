@@ -48,7 +48,7 @@ def test_products():
     assert Case("lstm", 2, 3, 5).products() == (2 * 6 * 20 * 5, 2 * 6 * 20 * 5)
     inputs, recurrences = Case("gru", 2, 3, 5, layers=2, bidirectional=True).products()
     assert inputs == 2 * 6 * 15 * (5 + 10) * 2 and recurrences == 2 * 6 * 15 * 5 * 2 * 2
-    ragged, whole = Case("rnn", 50, 20, 8, ragged=True), Case("rnn", 50, 20, 8)
+    ragged, whole = Case("rnn", 50, 20, 8, ragged="packed"), Case("rnn", 50, 20, 8)
     assert ragged.products()[0] == 2 * int(ragged.sequence_lengths().sum()) * 8 * 8 < whole.products()[0]
 
 

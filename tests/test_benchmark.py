@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as program  # noqa: E402
-from benchmarks import cases, machine, peers, runner, suites, timing  # noqa: E402
+from benchmarks import apart, cases, machine, peers, runner, suites, timing  # noqa: E402
 
 TINY = ["--batch", "3", "--seq-len", "5", "--hidden", "7", "--rounds", "2"]
 CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 1e9, 1048576: 1e8}, "meeting_s": 1e-6}
@@ -25,7 +26,8 @@ CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 1e9, 1048576: 1e8}, "meet
 
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
-    """Run the program with imagined ceilings and without pictures; return (exit status, what it wrote)."""
+    """Run the program in this process, with imagined ceilings and without pictures; return (exit status, what it wrote)."""
+    monkeypatch.setattr(runner, "APART", ())
     monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS)
     monkeypatch.setattr(program.pictures, "draw", lambda *_: {})
 
@@ -47,11 +49,10 @@ def test_benchmark_runs_as_a_program_and_writes_everything(tmp_path):
     assert {"date", "commit", "device", "cpu", "MHz", "torch", "oneDNN", "MKL", "build", "load"} <= facts.keys()
     assert facts["threads"] == 1 and facts["command"].startswith("python -m benchmarks --batch 3")
     assert written["complete"]
-    assert [(r["cell"], r["pass"]) for r in written["results"]] == [
-        (cell, name) for cell in ("gru", "rnn") for name in ("infer", "step")
-    ]
+    rows = itertools.product(("gru", "rnn"), ("packed", "lengths"), ("infer", "step"))
+    assert [(r["cell"], r["ragged"], r["pass"]) for r in written["results"]] == list(rows)
     for record in written["results"]:
-        assert record["ratios"].keys() == {"torch.nn packed", "torch.nn padded"}
+        assert record["ratios"].keys() == {"torch.nn"}
         for result in record["contenders"].values():
             assert result["right"] and result["rounds"] == 2 and result["peak_bytes"] > 0
             assert 0 < result["p10_s"] <= result["median_s"] <= result["p90_s"]
@@ -117,6 +118,56 @@ def test_what_fails_while_it_is_timed_leaves_the_race():
 
     samples, failures = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, lambda run, repeats: run() or 1.0)
     assert str(failures["a"]) == "worn out" and samples == {"b": [1.0] * 4}
+
+
+def test_a_contender_apart_computes_the_same_and_its_errors_come_back():
+    case, names = cases.Case("lstm", 3, 5, 7, dtype="bfloat16"), ("torch.nn", "fusedrnn")
+    here = cases.contenders(case, names=names)[0]
+    there = {name: apart.Apart(case, names, name) for name in names}
+    for mode, name in itertools.product(("step", "infer", "backward"), names):
+        found = there[name].run(mode)
+        for theirs, ours in zip(found(), timing.prepare(here[name].run(mode))(), strict=True):
+            assert theirs.dtype == torch.bfloat16 and torch.equal(theirs, ours)
+        assert found.clock(2) > 0 and found.peak() > 0
+    with pytest.raises(RuntimeError) as raised:
+        there["fusedrnn"].run("nonsense")()
+    assert timing.said_of(raised.value) == "KeyError: 'nonsense'"
+    assert there["fusedrnn"].run("infer").clock(1) > 0, "and it goes on"
+
+
+def test_a_contender_apart_that_dies_is_a_failure_and_leaves_the_others():
+    case, names = cases.Case("gru", 3, 5, 7), ("torch.nn", "fusedrnn")
+    there = {name: apart.Apart(case, names, name) for name in names}
+    passes = {name: each.run("infer") for name, each in there.items()}
+    dying = itertools.count()
+
+    def clock(run, repeats):
+        if run is passes["fusedrnn"] and next(dying) == 3:
+            there["fusedrnn"].process.kill()
+        return run.clock(repeats)
+
+    samples, failures = timing.time_in_turns(passes, 0, 6, clock)
+    assert timing.said_of(failures["fusedrnn"]).startswith("Died: the contender's process ended with status -9")
+    assert len(samples["torch.nn"]) == 6 and "fusedrnn" not in samples
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_processes_apart_stand_still_while_one_is_timed_and_end_with_their_objects():
+    case, names = cases.Case("gru", 3, 5, 7), ("torch.nn", "fusedrnn")
+    state = lambda each: Path(f"/proc/{each.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    one, other = (apart.Apart(case, names, name) for name in names)
+    for each in (one, other):
+        each.run("infer")()
+    with apart.stopped(besides=one):
+        deadline = time.perf_counter() + 10
+        while state(other) != "T" and time.perf_counter() < deadline:
+            time.sleep(0.01)
+        assert state(other) == "T" and state(one) != "T" and one.run("infer").clock(1) > 0
+    assert other.run("infer").clock(1) > 0, "it goes on afterwards"
+    process = other.process
+    del each, other
+    process.join(10)
+    assert process.exitcode == 0
 
 
 def test_an_interrupted_run_keeps_what_it_has(bench, monkeypatch, capsys):
