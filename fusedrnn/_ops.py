@@ -54,6 +54,7 @@ def release_scratch() -> int:
     return _C.release_scratch()
 
 
+direct = _C.direct
 CELLS = {cell["name"]: cell for cell in _C.cells()}
 
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _ops  # noqa: F401  registers the op
+from . import _ops
 
 __all__ = ["Weights", "rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"]
 
-_layer = torch.ops.fusedrnn.layer.default
-_cell = torch.ops.fusedrnn.cell.default
+_layer_op, _cell_op = torch.ops.fusedrnn.layer.default, torch.ops.fusedrnn.cell.default
+_layer, _cell = _ops.direct("layer", _layer_op), _ops.direct("cell", _cell_op)  # a cell's call: 10 µs instead of 14
 _CELL_OF = {"tanh": "rnn_tanh", "relu": "rnn_relu"}
 _FORWARD, _BOTH = [False], [False, True]  # the directions of a layer
 _RESET_TO_HX = {"zeros": False, "hx": True}
@@ -186,11 +186,12 @@ def run_layers(
     if autocasts(x):
         x, weights, h_0, c_0 = _autocast(x, weights, h_0, c_0)
 
+    call = _layer_op if torch.compiler.is_dynamo_compiling() else _layer  # Dynamo knows the operator alone
     h_ns, c_ns = [], []
     for first in range(0, len(weights), D):
         own = slice(first, first + D)
         last = first + D == len(weights)
-        x, h_n, c_n, c = _layer(
+        x, h_n, c_n, c = call(
             x,
             h_0 if h_0 is None or len(weights) == D else h_0[own],
             c_0 if c_0 is None or len(weights) == D else c_0[own],
@@ -222,7 +223,8 @@ def run_cell(
     if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
         h = x.new_empty(x.size(0), 0)
         return h, h.clone()
-    return _cell(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
+    call = _cell_op if torch.compiler.is_dynamo_compiling() else _cell
+    return call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 
 
 def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor] | None]:

@@ -12,6 +12,7 @@
 #include "../core/plan_cuda.h"
 #include "../cpu/kernels.h"
 #include "../cpu/team.h"
+#include "direct.h"
 #include "memory_cpu.h"
 #include "strategy.h"
 
@@ -155,6 +156,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("requested_strategy", &ops::requested_strategy);
   m.def("request_strategy", &ops::request_strategy, py::arg("name"));
   m.def("cells", &cells);
+  m.def("direct", &ops::direct, py::arg("name"), py::arg("general"));
   m.def("available_isas", &available_isas);
   m.def("use_isa", &cpu::use, py::arg("name"));
   m.def("usable_threads", &cpu::usable_threads, py::arg("threads"));

@@ -33,6 +33,12 @@ inline Layer to_layer(FUSEDRNN_INPUT_TYPES) {
           batch_sizes, lengths, reset, cell, reverse.vec(), reset_to_hx};
 }
 
+// An operator by its name, to be called with what F takes.
+template <class F>
+auto op(const char* name) {
+  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").template typed<F>();
+}
+
 using LayerResult = std::tuple<Tensor, Tensor, Tensor, Tensor>;  // y, h_n, c_n, c
 
 template <auto kForward, auto kBackward>
