@@ -256,7 +256,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
 
   const WeightTensors sums = weight_gradients(l, f, needs);
   const auto out = layer.x.scalar_type();
-  const auto none = [&] { return at::empty({0}, layer.x.options()); };
+  const auto none = [&] { return empty_cpu({0}, out); };
   std::vector<Tensor> result;
   if (needs.x && D > 1) d_x = d_x.sum(0).view(l.sequence.sizes(s.I));
   if (needs.x) l.sequence.clear_padding(d_x);
