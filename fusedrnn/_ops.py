@@ -226,8 +226,30 @@ _library = torch.library.Library("fusedrnn", "FRAGMENT")
 _library.impl("layer_replay", _layer_replay, "CompositeImplicitAutograd")
 
 
+# vmap: a row's result does not depend on the rest of its batch, so samples that share the weights become more rows.
+
+
+def _more_rows(t, dim, samples, axis):
+    """The samples of t, vmapped over `dim`, side by side on `axis`, the batch's; what they share, once for each."""
+    if t is None:
+        return None
+    t = t.unsqueeze(axis).expand(*t.shape[:axis], samples, *t.shape[axis:]) if dim is None else t.movedim(dim, axis)
+    return t.flatten(axis, axis + 1)
+
+
+def _samples_again(outputs, samples, axis):
+    """Outputs of many rows, and vmap's dimensions of them; what is absent of a cell has no batch."""
+    there = [t.dim() > axis + 1 for t in outputs]
+    apart = [t.unflatten(axis, (samples, t.size(axis) // samples)) if is_ else t for t, is_ in zip(outputs, there)]
+    return tuple(apart), tuple(axis if is_ else None for is_ in there)
+
+
+def _any_vmapped(dims):
+    return any(_any_vmapped(dim) if isinstance(dim, (list, tuple)) else dim is not None for dim in dims)
+
+
 def _one_by_one(op, info, in_dims, *args):
-    """The rule of vmap that always holds: run every sample by itself and stack what comes out."""
+    """The rule that always holds: run every sample by itself and stack what comes out."""
 
     def sample(i):
         return [
@@ -244,7 +266,22 @@ def _one_by_one(op, info, in_dims, *args):
 
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
-    return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
+    weights, packed = slice(3, 8), args[8] is not None
+    if packed or _any_vmapped(in_dims[weights]):
+        return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
+    args, axes = list(args), {0: 1, 1: 1, 2: 1, 9: 0, 10: 1}  # of the batch: x, h_0, c_0, lengths and reset
+    for i, axis in axes.items():
+        args[i] = _more_rows(args[i], in_dims[i], info.batch_size, axis)
+    return _samples_again(torch.ops.fusedrnn.layer(*args), info.batch_size, 1)
+
+
+@torch.library.register_vmap("fusedrnn::cell")
+def _(info, in_dims, *args):
+    states, weights = slice(3), slice(3, 7)
+    if _any_vmapped(in_dims[weights]):
+        return _one_by_one(torch.ops.fusedrnn.cell, info, in_dims, *args)
+    rows = [_more_rows(t, dim, info.batch_size, 0) for t, dim in zip(args[states], in_dims[states])]
+    return _samples_again(torch.ops.fusedrnn.cell(*rows, *args[3:]), info.batch_size, 0)
 
 
 # --- batched gradients ------------------------------------------------------------------------------------------

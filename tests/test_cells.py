@@ -59,6 +59,17 @@ def test_vmap_and_fake_tensors_without_gradients(kind, device):
         many = torch.stack([x, 2 * x])
         found = torch.func.vmap(lambda x_: flat(cell(x_, hx))[0])(many)
         torch.testing.assert_close(found, torch.stack([flat(cell(x_, hx))[0] for x_ in many]))
+        states = [torch.stack([t, t.neg()]) for t in ((hx,) if isinstance(hx, torch.Tensor) else hx)]
+        of = lambda states: states if kind == "lstm" else states[0]
+        found = torch.func.vmap(lambda *s: flat(cell(x, of(s))))(*states)
+        alone = [flat(cell(x, of(s))) for s in zip(*states)]
+        for each, expected in zip(found, zip(*alone), strict=True):
+            torch.testing.assert_close(each, torch.stack(expected))
+        weights = {name: torch.stack([w, 2 * w]) for name, w in cell.named_parameters()}
+        found = torch.func.vmap(lambda w: flat(torch.func.functional_call(cell, w, (x, hx)))[0])(weights)
+        alone = [{name: w[i] for name, w in weights.items()} for i in range(2)]
+        expected = torch.stack([flat(torch.func.functional_call(cell, w, (x, hx)))[0] for w in alone])
+        torch.testing.assert_close(found, expected)
         shapes = [t.shape for t in flat(cell.to("meta")(x.to("meta")))]
     assert shapes == [(B, H)] * (2 if kind == "lstm" else 1)
 

@@ -9,6 +9,8 @@ import torch._dynamo.testing
 import torch.autograd.forward_ad as forward_ad
 from helpers import LAYERS, flat, make, outcome, random
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedrnn
 
@@ -96,13 +98,61 @@ def test_forward_mode_derivatives_are_finite_differences(kind, device):
     torch.testing.assert_close(torch.func.jvp(lambda x: layer(x)[0], (x,), (direction,))[1], tangent)
 
 
+class Calls(TorchDispatchMode):
+    """Counts calls of our operators."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += "fusedrnn" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("given", ["x", "h_0", "both", "lengths", "reset", "one unbatched sample"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_vmap_is_a_loop(kind, device):
-    layer = make(kind, 4, 8, device=device)[0]
-    x = random(6, 5, 3, 4, device=device)
-    with torch.no_grad():
-        mapped = vmap(lambda x: layer(x)[0], in_dims=1)(x.transpose(0, 1))
-        torch.testing.assert_close(mapped, torch.stack([layer(sample)[0] for sample in x]))
+def test_vmap_makes_samples_rows_of_one_call(kind, given, device):
+    layer = make(kind, 4, 8, bidirectional=True, device=device)[0]
+    samples, T, B = 6, 5, 3
+    rows = () if given == "one unbatched sample" else (B,)
+    x = random(*(() if given == "h_0" else (samples,)), T, *rows, 4, device=device)
+    hx = random(samples, 2, *rows, 8, device=device) if given in ("h_0", "both") else None
+    options = {
+        "lengths": lambda: torch.randint(0, T + 1, (samples, B), device=device),
+        "reset": lambda: torch.rand(samples, T, B, device=device) < 0.3,
+    }
+    option = options[given]() if given in options else None
+
+    def run(x, h_0, option):
+        states = h_0 if h_0 is None or kind != "lstm" else (h_0, 2 * h_0)
+        y, states = layer(x, states, **({} if option is None else {given: option}))
+        return y, *(states if kind == "lstm" else [states])
+
+    dims = tuple(None if t is None or (t is x and given == "h_0") else 0 for t in (x, hx, option))
+    alone = [run(*(t if dim is None else t[i] for t, dim in zip((x, hx, option), dims))) for i in range(samples)]
+    with torch.no_grad(), Calls() as calls:
+        together = vmap(run, in_dims=dims)(x, hx, option)
+    assert calls.count == 1
+    for found, expected in zip(together, zip(*alone, strict=True), strict=True):
+        assert torch.equal(found, torch.stack(expected)) or device.type == "cuda"
+        torch.testing.assert_close(found, torch.stack(expected))
+
+
+def test_vmap_in_vmap_and_its_gradient(device):
+    layer = make("gru", 4, 8, device=device)[0]
+    x = random(3, 5, 2, 2, 4, device=device)  # of three, and of two within
+    y = vmap(vmap(lambda x: layer(x)[0], in_dims=1))(x)
+    torch.testing.assert_close(y, torch.stack([torch.stack([layer(x[i, :, j])[0] for j in range(2)]) for i in range(3)]))
+    of_all = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+    one_by_one = sum(layer(x[i, :, j])[0].square().sum() for i in range(3) for j in range(2))
+    torch.testing.assert_close(of_all, torch.autograd.grad(one_by_one, list(layer.parameters())))
+
+
+def test_vmap_over_packed_rows_is_a_loop(device):
+    layer = make("lstm", 4, 8, device=device)[0]
+    samples = random(3, 7, 4, device=device)
+    sizes = torch.tensor([3, 2, 1, 1])
+    y = vmap(lambda rows: layer(PackedSequence(rows, sizes))[0].data)(samples)
+    torch.testing.assert_close(y, torch.stack([layer(PackedSequence(rows, sizes))[0].data for rows in samples]))
 
 
 @pytest.mark.parametrize("kind", LAYERS)
