@@ -22,7 +22,8 @@ class Plan:
 
     strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1
     isa: instruction set of the kernels
-    threads: direction_parts * batch_parts * unit_parts; only unit_parts meet at a barrier every step
+    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only unit_parts meet at a barrier every step
+    helpers: 1 where another thread beside each makes x's product and d_x of some steps at a time
     gradient_threads: that share the outputs of the weights' gradients, once the steps are done
     chunk: hidden units whose gates are computed together
     workspace_bytes: scratch memory of a call; saved_bytes: kept from forward to backward besides the output
@@ -35,6 +36,7 @@ class Plan:
     direction_parts: int
     batch_parts: int
     unit_parts: int
+    helpers: int
     gradient_threads: int
     chunk: int
     workspace_bytes: int
@@ -43,6 +45,7 @@ class Plan:
 
     def __str__(self) -> str:
         parts = f"{self.direction_parts} direction x {self.batch_parts} batch x {self.unit_parts} unit parts"
+        parts += " x 2, one of them for the inputs" * self.helpers
         return (
             f"{self.strategy} on {self.isa}, {self.threads} thread(s) = {parts}, chunks of {self.chunk} units; "
             f"{self.gradient_threads} for the weights' gradients\n"

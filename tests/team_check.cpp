@@ -2,6 +2,7 @@
 // came from and how many there were at most, of a team and of one without barriers; exit status 0: all is well.
 #include <algorithm>
 #include <cstdio>
+#include <utility>
 
 #include "../csrc/cpu/team.h"
 
@@ -22,10 +23,12 @@ void walk(void* context, const Part& part) {
   Work& work = *static_cast<Work*>(context);
   ++work.calls;
   const int first = part.thread - part.unit_part;
+  if (part.helps == part.helped && part.helps) ++work.wrong;
+  if ((part.thread == part.helped_thread) == part.helps) ++work.wrong;
   for (int step = 1; step <= kSteps; ++step) {
     work.at[part.thread] = step;
     part.step->wait();
-    for (int i = 0; i < part.unit_parts; ++i)
+    for (int i = 0; i < part.unit_parts && !part.helps; ++i)
       if (work.at[first + i] != step) ++work.wrong;
     part.step->wait();
   }
@@ -45,10 +48,10 @@ int main() {
   int failures = 0, largest_team = 0, most = 0;
   for (int directions = 1; directions <= 2; ++directions)
     for (int batch = 1; batch <= 2; ++batch)
-      for (int units = 1; units <= 2; ++units) {
+      for (const auto [units, helpers] : {std::pair{1, 0}, {2, 0}, {1, 1}}) {
         CpuPlan plan{};
-        plan.direction_parts = directions, plan.batch_parts = batch, plan.unit_parts = units;
-        plan.threads = directions * batch * units;
+        plan.direction_parts = directions, plan.batch_parts = batch, plan.unit_parts = units, plan.helpers = helpers;
+        plan.threads = directions * batch * units * (1 + helpers);
         Work work;
         run_team(plan, walk, &work);
         // all of them, or one where fewer were granted

@@ -190,6 +190,43 @@ def test_the_number_of_threads_does_not_show(case, count, threads):
         assert torch.equal(together[name], alone[name]), name
 
 
+HELPED = {  # what is given beside x, and how wide x is
+    "plain": ({}, 32),
+    "lengths": ({"lengths": [240, 101, 0]}, 32),
+    "reset": ({"reset": torch.arange(240 * 3).view(240, 3) % 7 == 3}, 32),
+    "projection": ({}, 32),
+    "one row": ({}, 40),
+    "wide": ({}, 300),
+}
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("option", HELPED)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_thread_that_helps_does_not_show(kind, option, directions, threads):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only LSTM has a projection")
+    given, I = HELPED[option]
+    more = {"proj_size": 20} if option == "projection" else {}
+    H = 65 if kind.startswith("rnn") else 33
+    ours = make(kind, I, H, bidirectional=directions == 2, dtype=torch.float32, **more)[0]
+    x = random(240, 1 if option == "one row" else 3, I, dtype=torch.float32)
+
+    def run():
+        with torch.no_grad():
+            inferred = ours(x, **given)[0]
+        return outcome(ours, x, **given) | {"inferred": inferred}
+
+    threads(1)
+    assert not ours.plan(x)[0].helpers
+    alone = run()
+    threads(2 * directions)
+    assert ours.plan(x)[0].helpers
+    together = run()
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
+
+
 def test_no_more_threads_than_cores_are_used_of_those_that_may_be(threads):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(cores + 3)

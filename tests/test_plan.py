@@ -16,8 +16,20 @@ def test_one_step_is_no_sequence():
 
 def test_small_steps_stay_on_one_thread():
     assert plan("gru", 100, 1, 16, threads=8).threads == 1
-    assert [plan("lstm", 128, 1, H, threads=2).threads for H in (64, 100)] == [1, 2]
+    assert [plan("lstm", 16, 1, H, threads=2).threads for H in (64, 100)] == [1, 2]
     assert plan("lstm", 1, 1, 64, threads=8).threads == 1, "waking a thread takes longer than such a step"
+
+
+def test_small_steps_of_long_sequences_have_a_helper():
+    p = plan("lstm", 128, 1, 64, threads=2)
+    assert (p.threads, p.unit_parts, p.helpers) == (2, 1, 1) and "a thread for the products of its inputs" in p.reason
+    assert "one of them for the inputs" in str(p)
+    assert plan("lstm", 128, 1, 64, threads=1).helpers == 0
+    assert plan("lstm", 128, 1, 64, threads=2, input_size=1).helpers == 0, "too little to do"
+    assert plan("lstm", 128, 1, 128, threads=2).helpers == 0, "units are shared"
+    both = plan("lstm", 128, 1, 64, threads=4, bidirectional=True)
+    assert (both.threads, both.direction_parts, both.helpers) == (4, 2, 1)
+    assert plan("gru", 300, 25, 8, input_size=64, threads=4).helpers == 0, "more rows a step than are made ahead"
 
 
 def test_a_large_single_step_is_divided_like_any_other():
@@ -39,7 +51,7 @@ def test_the_workspace_follows_the_input_and_the_weights():
 @pytest.mark.parametrize("B, H", [(1, 8), (1, 1024), (256, 64), (64, 512)])
 def test_no_more_threads_than_allowed_and_all_accounted_for(B, H, bidirectional, threads):
     p = plan("lstm", 50, B, H, bidirectional=bidirectional, threads=threads)
-    assert p.threads == p.direction_parts * p.batch_parts * p.unit_parts <= threads
+    assert p.threads == p.direction_parts * p.batch_parts * p.unit_parts * (1 + p.helpers) <= threads
     assert p.batch_parts <= B and p.unit_parts <= H and p.direction_parts <= 1 + bidirectional
 
 
@@ -65,7 +77,7 @@ def test_a_single_step_shares_large_weights_rather_than_rows():
 
 def test_the_gradients_of_weights_have_threads_of_their_own():
     long, short = plan("rnn_tanh", 5000, 1, 16, threads=4), plan("rnn_tanh", 5, 1, 16, threads=4)
-    assert (long.threads, long.gradient_threads) == (1, 4) and short.gradient_threads == 1
+    assert (long.unit_parts, long.gradient_threads) == (1, 4) and short.gradient_threads == 1
     assert "4 for the weights' gradients" in str(long)
 
 

@@ -26,10 +26,11 @@ struct CpuPlan {
   const char* strategy;  // "fused": the whole sequence; "single_step": T <= 1
   const char* isa;
   int vector_lanes;     // per register, of the arithmetic type
-  int threads;          // = direction_parts · batch_parts · unit_parts
+  int threads;          // = direction_parts · batch_parts · unit_parts · (1 + helpers)
   int direction_parts;  // directions side by side
   int batch_parts;      // no synchronisation between these
   int unit_parts;       // a barrier a step among these
+  int helpers;          // 1: beside each a thread for x's product and d_x, a barrier every kAheadRows rows between the two
   bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
   Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr
   int gradient_threads;  // that share the outputs of the weights' gradients
@@ -96,7 +97,7 @@ struct Workspace {
   int64_t zeros;                // one row of zeros, as wide as any
   int64_t state;                // forward: c and m of a step, backward: carried d_h and d_c; per direction
   int64_t state_stride;         // between the two
-  int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs another
+  int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs one or two more
   int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
   int64_t direction_stride, scratch_stride;
   int64_t total;

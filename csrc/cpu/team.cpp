@@ -92,23 +92,24 @@ void Barrier::wait() {
 void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context) {
   const auto run_alone = [&] {
     Barrier none;
-    body(context, Part{0, 0, 1, 0, 1, 0, 1, &none, &none});
+    body(context, Part{0, 0, 1, 0, 1, 0, 1, &none, &none, false, false, 0});
   };
   if (plan.threads == 1) return run_alone();
 
   std::vector<Barrier> step(plan.direction_parts * plan.batch_parts), share(plan.direction_parts);
   for (auto& b : step) b.reset(plan.unit_parts);
-  for (auto& b : share) b.reset(plan.batch_parts * plan.unit_parts);
+  for (auto& b : share) b.reset(plan.batch_parts * plan.unit_parts * (1 + plan.helpers));
   std::atomic<bool> granted{true};
   in_parallel(plan.threads, [&](int id, int threads) {
     if (threads < plan.threads) {
       granted = false;
       return;
     }
-    const int unit = id % plan.unit_parts, group = id / plan.unit_parts;
+    const int walkers = plan.threads / (1 + plan.helpers), walker = id % walkers;
+    const int unit = walker % plan.unit_parts, group = walker / plan.unit_parts;
     const int batch = group % plan.batch_parts, direction = group / plan.batch_parts;
     body(context, Part{id, direction, plan.direction_parts, batch, plan.batch_parts, unit, plan.unit_parts, &step[group],
-                       &share[direction]});
+                       &share[direction], plan.helpers > 0 && id < walkers, id >= walkers, walker});
   });
   if (!granted) run_alone();
 }

@@ -36,7 +36,24 @@ struct Part {
   int thread, direction_part, direction_parts, batch_part, batch_parts, unit_part, unit_parts;
   Barrier* step;   // those who share directions and sequences
   Barrier* share;  // those who share directions, hence packed weights
+  bool helped, helps;  // whether another thread makes the products of the inputs, and whether this is that one
+  int helped_thread;   // the thread whose steps these are: `thread`, or the one that is helped
 };
+
+// A thread's share of the rows of a product that two make, in sixteenths.
+struct Share {
+  int begin, end;
+};
+constexpr Share kWhole{0, 16};
+inline Share half(const Part& part) { return part.helps ? Share{8, 16} : Share{0, 8}; }
+
+// The same where the helped thread walks over a piece's steps before. A multiply-add of these takes twice as long, of few
+// rows, so as many values an input as two a state leave it no time.
+inline Share beside_steps(const Part& part, const Shape& s) {
+  const int64_t more = s.inputs > 2 * s.projection ? s.inputs - 2 * s.projection : 0;
+  const int helped = static_cast<int>(16 * more / (2 * s.inputs + 1));
+  return part.helps ? Share{helped, 16} : Share{0, helped};
+}
 
 // First chunk of part.unit_part + i.
 FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, int i) {

@@ -67,6 +67,7 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t 
   d["direction_parts"] = p.direction_parts;
   d["batch_parts"] = p.batch_parts;
   d["unit_parts"] = p.unit_parts;
+  d["helpers"] = p.helpers;
   d["gradient_threads"] = p.gradient_threads;
   d["chunk"] = p.chunk;
   d["workspace_bytes"] = p.workspace_bytes;
