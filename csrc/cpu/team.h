@@ -45,11 +45,11 @@ struct Share {
   int begin, end;
 };
 constexpr Share kWhole{0, 16};
-inline Share half(const Part& part) { return part.helps ? Share{8, 16} : Share{0, 8}; }
+FUSEDRNN_INLINE Share half(const Part& part) { return part.helps ? Share{8, 16} : Share{0, 8}; }
 
 // The same where the helped thread walks over a piece's steps before. A multiply-add of these takes twice as long, of few
 // rows, so as many values an input as two a state leave it no time.
-inline Share beside_steps(const Part& part, const Shape& s) {
+FUSEDRNN_INLINE Share beside_steps(const Part& part, const Shape& s) {
   const int64_t more = s.inputs > 2 * s.projection ? s.inputs - 2 * s.projection : 0;
   const int helped = static_cast<int>(16 * more / (2 * s.inputs + 1));
   return part.helps ? Share{helped, 16} : Share{0, helped};
