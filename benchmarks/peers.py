@@ -53,6 +53,7 @@ def compiled(case, layer):
     if case.T > LONGEST_UNROLLED:
         raise Unsupported(f"T = {case.T} is too long to unroll; at most {LONGEST_UNROLLED}")
     torch._dynamo.reset()  # or the sizes of earlier cases would make this one's dynamic
+    importlib.import_module("torch._inductor.config").compile_threads = 1  # starting its pool takes longer than compiling
     loop = Loop(case, layer)
     return loop, torch.compile(loop, dynamic=False), list(loop.parameters())
 
