@@ -83,6 +83,7 @@ def grids(*results):
     for result in results:
         e = result["environment"]
         name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
+        name += f" ({result['ended']})" if "ended" in result else ""
         ratios = {column: [] for column in columns}
         for record, ratio in against_torch(result):
             if (record["cell"], record["pass"]) in ratios:

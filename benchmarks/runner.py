@@ -16,7 +16,7 @@ from .apart import Apart, Pass, ready, stopped
 from .cases import Case, contenders, expected
 from .timing import OURS
 
-TIMED = 0.4  # of a row's share of the budget; the rest is for verification and for memory
+TIMED = 0.35  # of a row's share of the budget; the rest is for verification and for memory
 APART = ("cpu",)  # devices whose contenders have a process each
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
 
