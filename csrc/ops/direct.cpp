@@ -3,10 +3,12 @@
 //
 // It ends at the dispatcher like the other, so autograd, modes below Python, transforms and the profiler see no difference.
 // What Python itself may override, it leaves to the general way: arguments of other types than Tensor and Parameter,
-// and function modes such as torch.set_default_device's.
+// and modes such as torch.set_default_device's. So it does with what fails, which the general way then says in its words:
+// an error thrown by another library than ours comes back as the kind that it is by that way alone.
 #include "direct.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -87,7 +89,23 @@ PyObject* wrap(std::tuple<Results...>&& results) {
 }
 
 PyObject* general_way(PyObject* general, PyObject* const* given, Py_ssize_t count) {
+  PyErr_Clear();  // of what failed
   return PyObject_Vectorcall(general, given, count, nullptr);
+}
+
+// Modes run Python for each operator, which must not happen twice.
+bool has_modes() { return at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set(); }
+
+// Puts what `call` returns into `results`, without the GIL. Returns whether it did not throw.
+template <class Results, class Call>
+bool succeeds(Results& results, const Call& call) {
+  const py::gil_scoped_release release;
+  try {
+    results = call();
+    return true;
+  } catch (const std::exception&) {
+    return false;
+  }
 }
 
 PyObject* layer(PyObject* general, PyObject* const* given, Py_ssize_t count) {
@@ -100,19 +118,17 @@ PyObject* layer(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   const std::string cell = take.string();
   const Bools reverse = take.booleans();
   const bool reset_to_hx = take.boolean(), cell_states = take.boolean(), recompute = take.boolean();
-  if (!take.plain() || !w_ih || !w_hh || at::impl::torch_function_mode_enabled())
-    return general_way(general, given, count);
+  if (!take.plain() || !w_ih || !w_hh || has_modes()) return general_way(general, given, count);
   const auto view = [](const std::optional<std::vector<Tensor>>& list) {
     return list ? OptionalTensorList(*list) : std::nullopt;
   };
+  static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   LayerResult results;
-  {
-    const py::gil_scoped_release release;
-    static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
-    results = call.call(x, h_0, c_0, *w_ih, *w_hh, view(b_ih), view(b_hh), view(w_hr), batch_sizes, lengths, reset, cell,
-                        reverse, reset_to_hx, cell_states, recompute);
-  }
-  return wrap(std::move(results));
+  const bool done = succeeds(results, [&] {
+    return call.call(x, h_0, c_0, *w_ih, *w_hh, view(b_ih), view(b_hh), view(w_hr), batch_sizes, lengths, reset, cell,
+                     reverse, reset_to_hx, cell_states, recompute);
+  });
+  return done ? wrap(std::move(results)) : general_way(general, given, count);
   END_HANDLE_TH_ERRORS
 }
 
@@ -124,14 +140,11 @@ PyObject* cell(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   const Tensor w_ih = take.tensor(), w_hh = take.tensor();
   const OptionalTensor b_ih = take.optional(), b_hh = take.optional();
   const std::string kind = take.string();
-  if (!take.plain() || at::impl::torch_function_mode_enabled()) return general_way(general, given, count);
+  if (!take.plain() || has_modes()) return general_way(general, given, count);
+  static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell");
   std::tuple<Tensor, Tensor> results;
-  {
-    const py::gil_scoped_release release;
-    static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell");
-    results = call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind);
-  }
-  return wrap(std::move(results));
+  const bool done = succeeds(results, [&] { return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind); });
+  return done ? wrap(std::move(results)) : general_way(general, given, count);
   END_HANDLE_TH_ERRORS
 }
 
