@@ -1,10 +1,10 @@
 // The operators' short way in from Python. torch's own serves any operator: a Python frame, a tuple, a search for overrides,
 // and a boxed value an argument, a third of what one step of a cell takes. Here the arguments of two are known.
 //
-// It ends at the dispatcher like the other, so autograd, modes below Python, transforms and the profiler see no difference.
-// What Python itself may override, it leaves to the general way: arguments of other types than Tensor and Parameter,
-// and modes such as torch.set_default_device's. So it does with what fails, which the general way then says in its words:
-// an error thrown by another library than ours comes back as the kind that it is by that way alone.
+// It ends at the dispatcher like the other, so autograd, transforms and the profiler see no difference. What Python itself
+// may override, it leaves to the general way: arguments of other types than Tensor and Parameter, and modes such as
+// torch.set_default_device's. So it does with what throws a std::logic_error: that a std::invalid_argument is a ValueError,
+// pybind11 knows and torch's own translation does not.
 #include "direct.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
@@ -96,14 +96,15 @@ PyObject* general_way(PyObject* general, PyObject* const* given, Py_ssize_t coun
 // Modes run Python for each operator, which must not happen twice.
 bool has_modes() { return at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set(); }
 
-// Puts what `call` returns into `results`, without the GIL. Returns whether it did not throw.
+// Puts what `call` returns into `results`, without the GIL. Returns whether there was no std::logic_error; what else is
+// thrown, torch knows how to hand on, errors of Python among it, which may be meant to stop everything.
 template <class Results, class Call>
 bool succeeds(Results& results, const Call& call) {
   const py::gil_scoped_release release;
   try {
     results = call();
     return true;
-  } catch (const std::exception&) {
+  } catch (const std::logic_error&) {
     return false;
   }
 }
