@@ -24,25 +24,25 @@ def leaves_of(given):
     return [t for t in flat if isinstance(t, torch.Tensor) and t.requires_grad]
 
 
-def same(run, given, expected, of):
+def same(run, expected, given):
     """Outputs and gradients to the bit."""
-    found, expected = run(*given), expected(*of)
-    total = [sum(t.square().sum() for t in outputs if t.requires_grad) for outputs in (found, expected)]
-    gradients = [torch.autograd.grad(*each) for each in zip(total, map(leaves_of, (given, of)), strict=True)]
-    for a, b in zip((*found, *gradients[0]), (*expected, *gradients[1]), strict=True):
+    results = []
+    for call in (run, expected):
+        outputs = call(*given)
+        total = sum(t.square().sum() for t in outputs if t.requires_grad)
+        results.append((*outputs, *torch.autograd.grad(total, leaves_of(given))))
+    for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_a_layer_is_the_operators(option, device):
-    given = [*arguments("lstm", option, device), False]
-    same(functional._layer, given, functional._layer_op, given)
+    same(functional._layer, functional._layer_op, [*arguments("lstm", option, device), False])
 
 
 @pytest.mark.parametrize("kind", CELLS)
 def test_a_cell_is_the_operators(kind, device):
-    given = cell_arguments(kind, device)
-    same(functional._cell, given, functional._cell_op, given)
+    same(functional._cell, functional._cell_op, cell_arguments(kind, device))
 
 
 class Watched(torch.Tensor):

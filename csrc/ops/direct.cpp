@@ -1,14 +1,12 @@
 // The operators' short way in from Python. torch's own serves any operator: a Python frame, a tuple, a search for overrides,
 // and a boxed value an argument, a third of what one step of a cell takes. Here the arguments of two are known.
 //
-// It ends at the dispatcher like the other, so autograd, transforms and the profiler see no difference. What Python itself
-// may override, it leaves to the general way: arguments of other types than Tensor and Parameter, and modes such as
-// torch.set_default_device's. So it does with what throws a std::logic_error: that a std::invalid_argument is a ValueError,
-// pybind11 knows and torch's own translation does not.
+// It ends at the dispatcher like the other, so autograd, modes below Python, transforms and the profiler see no difference.
+// What Python itself may override, it leaves to the general way: arguments of other types than Tensor and Parameter,
+// and function modes such as torch.set_default_device's.
 #include "direct.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
-#include <c10/core/impl/TorchDispatchModeTLS.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -88,24 +86,14 @@ PyObject* wrap(std::tuple<Results...>&& results) {
       .ptr();
 }
 
-PyObject* general_way(PyObject* general, PyObject* const* given, Py_ssize_t count) {
-  PyErr_Clear();  // of what failed
-  return PyObject_Vectorcall(general, given, count, nullptr);
-}
-
-// Modes run Python for each operator, which must not happen twice.
-bool has_modes() { return at::impl::torch_function_mode_enabled() || c10::impl::TorchDispatchModeTLS::any_modes_set(); }
-
-// Puts what `call` returns into `results`, without the GIL. Returns whether there was no std::logic_error; what else is
-// thrown, torch knows how to hand on, errors of Python among it, which may be meant to stop everything.
-template <class Results, class Call>
-bool succeeds(Results& results, const Call& call) {
+// What is thrown by code that knows no torch: pybind11 makes it a ValueError on the general way, torch's translation would not.
+template <class Call>
+auto without_gil(const Call& call) {
   const py::gil_scoped_release release;
   try {
-    results = call();
-    return true;
-  } catch (const std::logic_error&) {
-    return false;
+    return call();
+  } catch (const std::invalid_argument& error) {
+    C10_THROW_ERROR(ValueError, error.what());
   }
 }
 
@@ -119,17 +107,16 @@ PyObject* layer(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   const std::string cell = take.string();
   const Bools reverse = take.booleans();
   const bool reset_to_hx = take.boolean(), cell_states = take.boolean(), recompute = take.boolean();
-  if (!take.plain() || !w_ih || !w_hh || has_modes()) return general_way(general, given, count);
+  if (!take.plain() || !w_ih || !w_hh || at::impl::torch_function_mode_enabled())
+    return PyObject_Vectorcall(general, given, count, nullptr);
   const auto view = [](const std::optional<std::vector<Tensor>>& list) {
     return list ? OptionalTensorList(*list) : std::nullopt;
   };
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
-  LayerResult results;
-  const bool done = succeeds(results, [&] {
+  return wrap(without_gil([&] {
     return call.call(x, h_0, c_0, *w_ih, *w_hh, view(b_ih), view(b_hh), view(w_hr), batch_sizes, lengths, reset, cell,
                      reverse, reset_to_hx, cell_states, recompute);
-  });
-  return done ? wrap(std::move(results)) : general_way(general, given, count);
+  }));
   END_HANDLE_TH_ERRORS
 }
 
@@ -141,11 +128,10 @@ PyObject* cell(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   const Tensor w_ih = take.tensor(), w_hh = take.tensor();
   const OptionalTensor b_ih = take.optional(), b_hh = take.optional();
   const std::string kind = take.string();
-  if (!take.plain() || has_modes()) return general_way(general, given, count);
+  if (!take.plain() || at::impl::torch_function_mode_enabled())
+    return PyObject_Vectorcall(general, given, count, nullptr);
   static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell");
-  std::tuple<Tensor, Tensor> results;
-  const bool done = succeeds(results, [&] { return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind); });
-  return done ? wrap(std::move(results)) : general_way(general, given, count);
+  return wrap(without_gil([&] { return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind); }));
   END_HANDLE_TH_ERRORS
 }
 
