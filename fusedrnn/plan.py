@@ -152,12 +152,11 @@ def plan(
     if proj_size >= H:
         raise ValueError(f"proj_size must be below H = {H}; got {proj_size}")
     sizes = cell, T, B, I, H, proj_size, 1 + bidirectional
+    stored = str(dtype).removeprefix("torch.")
     if str(device) == "cpu":
-        return Plan(**_ops._C.plan(*sizes, 8 if dtype == torch.float64 else 4, dtype.itemsize, threads))
+        return Plan(**_ops._C.plan(*sizes, stored, threads))
     name, figures = _device_figures(device)
-    made = _ops._C.cuda_plan(
-        *sizes, str(dtype).removeprefix("torch."), strategy or _ops._C.requested_strategy(), name, *figures
-    )
+    made = _ops._C.cuda_plan(*sizes, stored, strategy or _ops._C.requested_strategy(), name, *figures)
     passes = {which: CudaPass(**made.pop(which)) for which in ("forward", "backward")}
     return CudaPlan(device=name, **passes, **made)
 

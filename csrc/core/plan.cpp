@@ -45,7 +45,7 @@ int64_t step_work(const Shape& s) { return step_rows(s) * cell_info(s.cell).gate
 
 // A single step reads every weight once a thread that works on it.
 bool shares_weights(const Shape& s) {
-  return s.steps <= 1 && cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) * s.weight_bytes >= kLargeWeights;
+  return s.steps <= 1 && cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) * bytes_of(s.weights) >= kLargeWeights;
 }
 
 int64_t align(int64_t elements) { return ceil_div(elements, 16) * 16; }
@@ -57,6 +57,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   CpuPlan p{};
   p.isa = unit.name;
   p.vector_lanes = unit.vector_bytes / s.element_bytes;
+  p.bfloat16_pairs = unit.bfloat16_pairs && s.weights == Dtype::bfloat16;
   p.direction_parts = p.batch_parts = p.unit_parts = 1;
 
   const auto at_most = [](int64_t value, int64_t limit) {
@@ -81,7 +82,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   if (shares_weights(s) && unit_parts(1) == free) p.batch_parts = 1;
   p.unit_parts = unit_parts(p.batch_parts);
   p.inputs_at_once = s.steps > 1 && p.batch_parts == 1 && s.rows <= kRowsAtOnce &&
-                     cell.gates * s.hidden * s.inputs * s.weight_bytes >= kInputWeightsAtOnce;
+                     cell.gates * s.hidden * s.inputs * bytes_of(s.weights) >= kInputWeightsAtOnce;
   // Steps too small to share leave the time-parallel half of the work to be shared.
   p.helpers = s.steps > 1 && p.batch_parts * p.unit_parts == 1 && 2 * p.direction_parts <= threads && !p.inputs_at_once &&
               s.batch <= kAheadRows / 2 && s.rows * cell.gates * s.hidden * s.inputs >= kHelpedWork;
@@ -117,29 +118,36 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
+  if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
   if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
   return why.str();
 }
 
+namespace {
+
+PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1) {
+  return {width, chunk, depth, gates, p.vector_lanes, 2 * p.vector_lanes, p.bfloat16_pairs ? 2 : 1};
+}
+
+}  // namespace
+
 PackedLayout input_layout(const Shape& s, const CpuPlan& p) {
-  return {s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates);
 }
 PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {
-  return {s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.hidden, p.chunk, s.projection, cell_info(s.cell).gates);
 }
 PackedLayout projection_layout(const Shape& s, const CpuPlan& p) {
-  return {s.projection, p.projection_chunk, s.hidden, 1, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.projection, p.projection_chunk, s.hidden);
 }
 PackedLayout input_backward_layout(const Shape& s, const CpuPlan& p) {
-  const int64_t depth = cell_info(s.cell).gates * s.hidden;
-  return {s.inputs, p.input_chunk, depth, 1, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.inputs, p.input_chunk, cell_info(s.cell).gates * s.hidden);
 }
 PackedLayout hidden_backward_layout(const Shape& s, const CpuPlan& p) {
-  const int64_t depth = cell_info(s.cell).gates * s.hidden;
-  return {s.projection, p.projection_chunk, depth, 1, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.projection, p.projection_chunk, cell_info(s.cell).gates * s.hidden);
 }
 PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
-  return {s.hidden, p.chunk, s.projection, 1, p.vector_lanes, 2 * p.vector_lanes};
+  return layout(p, s.hidden, p.chunk, s.projection);
 }
 
 namespace {
@@ -156,7 +164,7 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
     return here;
   };
   const auto take_weights = [&](bool used, const PackedLayout& layout) {
-    return take(used ? ceil_div(layout.total() * s.weight_bytes, s.element_bytes) : 0);
+    return take(used ? ceil_div(layout.total() * layout.terms * bytes_of(s.weights), s.element_bytes) : 0);
   };
   w.inputs = take_weights(p.input_weights == Weights::packed, inputs);
   w.weights = take_weights(p.hidden_weights == Weights::packed, hidden);
@@ -175,6 +183,12 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
   take(4 * w.pointers * 8 / s.element_bytes);
   w.product = take(kPieceRows * widest);
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
+  const auto take_rounded = [&](bool used, const PackedLayout& layout) {
+    return take(used && p.bfloat16_pairs ? std::max(kPieceRows, ahead_rows) * (layout.length_in_lines() + 2) : 0);  // pointers, too
+  };
+  w.rounded_inputs = take_rounded(true, inputs);
+  w.rounded_hidden = take_rounded(true, hidden);
+  w.rounded_projection = take_rounded(s.projected, projection);
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;

@@ -9,10 +9,11 @@
 
 namespace fusedrnn {
 
-// An instruction set's register shape, in bytes and registers.
+// What a plan has to know of an instruction set.
 struct VectorUnit {
   const char* name;
   int vector_bytes;
+  bool bfloat16_pairs;  // adds products of two pairs of bfloat16 to a float32 at once
 };
 
 // How a product uses its weights.
@@ -33,6 +34,7 @@ struct CpuPlan {
   int helpers;          // 1: beside each a thread for x's product and d_x, a barrier every kAheadRows rows between the two
   bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
   Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr
+  bool bfloat16_pairs;  // products of what is rounded to bfloat16, summed in float32
   int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
@@ -51,6 +53,7 @@ std::string explain(const Shape& shape, const CpuPlan& plan);
 struct PackedLayout {
   int64_t width, chunk, depth;  // depth: length of the inner product
   int gates, lanes, panel;      // panel = 2·lanes columns
+  int terms;                    // of the inner product that one element holds
 
   FUSEDRNN_INLINE int64_t chunks() const { return (width + chunk - 1) / chunk; }
   FUSEDRNN_INLINE int64_t size(int64_t c) const { return c + 1 < chunks() ? chunk : width - c * chunk; }
@@ -58,7 +61,9 @@ struct PackedLayout {
   FUSEDRNN_INLINE int64_t columns(int64_t c) const {
     return (gate_stride(c) * gates + panel - 1) / panel * panel;
   }
-  FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * depth; }
+  FUSEDRNN_INLINE int64_t length() const { return (depth + terms - 1) / terms; }  // of a column, in elements
+  FUSEDRNN_INLINE int64_t length_in_lines() const { return (length() + 15) / 16 * 16; }
+  FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * length(); }
   // Every chunk but the last has the same size.
   FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
   FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
@@ -99,6 +104,7 @@ struct Workspace {
   int64_t state_stride;         // between the two
   int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs one or two more
   int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
+  int64_t rounded_inputs, rounded_hidden, rounded_projection;  // and the rows of a piece of each product, as pairs
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };

@@ -29,7 +29,7 @@ struct Shape {
   bool projected;
   int directions;     // D
   int element_bytes;  // of the arithmetic type: 4 or 8
-  int weight_bytes;   // of an element of the weights
+  Dtype weights;      // what w_ih, w_hh and w_hr hold
 };
 
 // Which row of an (N, ·) matrix holds step t of sequence b, and whether there is such a step. Either the
@@ -99,7 +99,6 @@ template <class T, class A = T>
 struct Forward {
   Shape shape;
   Rows rows;
-  Dtype weights;  // what w_ih, w_hh and w_hr hold
   bool save;  // keep what the backward needs
   bool reset_to_hx;
   int64_t ld_gates, ld_y, ld_c;
@@ -133,7 +132,6 @@ template <class T, class A = T>
 struct Backward {
   Shape shape;
   Rows rows;
-  Dtype weights;
   bool reset_to_hx;
   int64_t ld_saved, ld_y, ld_c, ld_d_y, ld_d_c, ld_d_gates, ld_d_h;
   DirectionBackward<T, A> direction[kMaxDirections];

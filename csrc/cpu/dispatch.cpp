@@ -29,12 +29,14 @@ std::vector<const Kernels*> available() {
                     __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) sets.push_back(&kAvx512Bf16);
   if (avx512) sets.push_back(&kAvx512);
   if (avx2) sets.push_back(&kAvx2);
 #elif defined(__aarch64__)
   sets.push_back(&kNeon);
 #endif
   sets.push_back(&kPortable);
+  sets.push_back(&kPortableBf16);
   return sets;
 }
 

@@ -48,6 +48,6 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 #endif
 
 namespace fusedrnn::cpu {
-const Kernels kAvx2 = FUSEDRNN_KERNELS("avx2");
+const Kernels kAvx2 = FUSEDRNN_KERNELS("avx2", false);
 }
 #endif

@@ -1,4 +1,4 @@
-// AVX-512 (F, DQ, BW, VL).
+// AVX-512 (F, DQ, BW, VL), and the same with products of AVX512_BF16.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -28,6 +28,24 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c, const void* d) {
   return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(load_pieces(a, b)), load_pieces(c, d), 1);
 }
+
+// AVX512_BF16, which not every processor with AVX-512 has: as assembly, so that no compiler uses it anywhere else. Denormals
+// are taken for zeros.
+FUSEDRNN_INLINE __m512 pairs_along(__m512 low, __m512 high) {
+  __m512 pairs;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(pairs) : "v"(high), "v"(low));
+  return pairs;
+}
+FUSEDRNN_INLINE __m512 pairs_across(__m512 first, __m512 second) {
+  alignas(64) static constexpr uint16_t places[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i halves = _mm512_castps_si512(pairs_along(first, second));
+  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(-1, _mm512_load_si512(places), halves));
+}
+FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
+}
 }  // namespace fusedrnn::cpu::avx512
 
 #define FUSEDRNN_ISA avx512
@@ -35,6 +53,8 @@ FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c,
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_HAS_MASKS
+#define FUSEDRNN_PAIRS
+#define FUSEDRNN_HAS_PAIRS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m512(_mm512_maskz_slli_epi32(    \
       0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w))), 16))
@@ -48,6 +68,7 @@ FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c,
 #endif
 
 namespace fusedrnn::cpu {
-const Kernels kAvx512 = FUSEDRNN_KERNELS("avx512");
+const Kernels kAvx512 = FUSEDRNN_KERNELS("avx512", false);
+const Kernels kAvx512Bf16 = FUSEDRNN_KERNELS("avx512_bf16", true);
 }
 #endif

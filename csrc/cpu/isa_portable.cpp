@@ -4,8 +4,10 @@
 #define FUSEDRNN_ISA portable
 #define FUSEDRNN_VECTOR_BYTES 16
 #define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
+#define FUSEDRNN_PAIRS
 #include "isa.inc"
 
 namespace fusedrnn::cpu {
-const Kernels kPortable = FUSEDRNN_KERNELS("portable");
+const Kernels kPortable = FUSEDRNN_KERNELS("portable", false);
+const Kernels kPortableBf16 = FUSEDRNN_KERNELS("portable_bf16", true);
 }

@@ -48,8 +48,9 @@ struct Kernels {
 };
 
 extern const Kernels kPortable;
+extern const Kernels kPortableBf16;  // rounds what AVX512_BF16 rounds: for tests on processors without it
 #if defined(__x86_64__)
-extern const Kernels kAvx2, kAvx512;
+extern const Kernels kAvx2, kAvx512, kAvx512Bf16;
 #elif defined(__aarch64__)
 extern const Kernels kNeon;
 #endif

@@ -52,7 +52,6 @@ struct Cast {
   Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
   std::vector<Tensor> w_ih, w_hh, w_hr;  // of the type that they came in
   std::vector<Tensor> b_ih, b_hh;
-  Dtype weights;
   std::vector<bool> reverse;
   bool reset_to_hx;
 
@@ -65,10 +64,9 @@ struct Cast {
     const auto stored = l.x.scalar_type();
     w_ih = as(l.w_ih, stored), w_hh = as(l.w_hh, stored), w_hr = as(l.w_hr, stored);
     b_ih = as(l.b_ih, type), b_hh = as(l.b_hh, type);
-    weights = sizes.dtype;
     reverse = l.reverse, reset_to_hx = l.reset_to_hx;
     shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.I, sizes.H, sizes.P, sizes.projected,
-             static_cast<int>(sizes.D), static_cast<int>(sizeof(T)), bytes_of(weights)};
+             static_cast<int>(sizes.D), static_cast<int>(sizeof(T)), sizes.dtype};
     plan = plan_cpu(shape, at::in_parallel_region() ? 1 : cpu::usable_threads(at::get_num_threads()),
                     cpu::kernels().unit);
     rows = sequence.rows();
@@ -112,7 +110,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   Tensor h_n = is_cell ? y : empty_cpu({D, B, P}, l.type);
   Tensor c_n = !has_c ? absent() : is_cell ? empty_cpu({B, H}, l.type) : empty_cpu({D, B, H}, l.type);
 
-  Forward<T> f{l.shape, l.rows, l.weights, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
+  Forward<T> f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
@@ -229,7 +227,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.type) : Tensor();
   Tensor d_x;  // of each direction
   if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, s.N, s.I}, l.type);
-  Backward<T> f{l.shape, l.rows, l.weights, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+  Backward<T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_stride, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];

@@ -32,7 +32,7 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
     rows.reset = reset_.const_data_ptr<bool>();
   }
   shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.I, sizes.H, sizes.P, sizes.projected,
-           static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic)), bytes_of(dtype)};
+           static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic)), dtype};
   plan = plan_cuda(shape, {dtype, strategy}, device, pass);
 }
 

@@ -42,7 +42,7 @@ std::map<std::string, std::string> build_info() {
 }
 
 Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
-               int element_bytes, int weight_bytes) {
+               const std::string& dtype) {
   Shape shape{};
   const bool known = for_each_cell([&](CellKind kind, auto c) {
     shape.cell = kind;
@@ -51,14 +51,20 @@ Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t
   if (!known) throw std::invalid_argument("unknown cell '" + cell + "'");
   shape.steps = T, shape.batch = B, shape.rows = T * B, shape.inputs = I, shape.hidden = H;
   shape.projection = P > 0 ? P : H, shape.projected = P > 0;
-  shape.directions = static_cast<int>(D), shape.element_bytes = element_bytes;
-  shape.weight_bytes = weight_bytes;
+  shape.directions = static_cast<int>(D);
+  const std::map<std::string, Dtype> dtypes = {{"float64", Dtype::float64},
+                                               {"float32", Dtype::float32},
+                                               {"float16", Dtype::float16},
+                                               {"bfloat16", Dtype::bfloat16}};
+  const auto found = dtypes.find(dtype);
+  if (found == dtypes.end()) throw std::invalid_argument("unknown dtype '" + dtype + "'");
+  shape.weights = found->second, shape.element_bytes = shape.weights == Dtype::float64 ? 8 : 4;
   return shape;
 }
 
 py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
-              int element_bytes, int weight_bytes, int threads) {
-  const Shape shape = shape_of(cell, T, B, I, H, P, D, element_bytes, weight_bytes);
+              const std::string& dtype, int threads) {
+  const Shape shape = shape_of(cell, T, B, I, H, P, D, dtype);
   const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit);
   py::dict d;
   d["strategy"] = p.strategy;
@@ -99,14 +105,8 @@ py::dict describe(const CudaPass& pass) {
 py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
                    const std::string& dtype, const std::string& strategy, const std::string& name, int capability,
                    int multiprocessors, int64_t shared_bytes, int max_cluster) {
-  const std::map<std::string, Dtype> dtypes = {{"float64", Dtype::float64},
-                                               {"float32", Dtype::float32},
-                                               {"float16", Dtype::float16},
-                                               {"bfloat16", Dtype::bfloat16}};
-  const auto known = dtypes.find(dtype);
-  if (known == dtypes.end()) throw std::invalid_argument("unknown dtype '" + dtype + "'");
-  const Shape shape = shape_of(cell, T, B, I, H, P, D, known->second == Dtype::float64 ? 8 : 4, bytes_of(known->second));
-  const CudaPlan p = plan_cuda(shape, {known->second, strategy.c_str()},
+  const Shape shape = shape_of(cell, T, B, I, H, P, D, dtype);
+  const CudaPlan p = plan_cuda(shape, {shape.weights, strategy.c_str()},
                                {name, capability, multiprocessors, shared_bytes, max_cluster}, Pass::both);
   py::dict d;
   d["forward"] = describe(p.forward);
@@ -148,8 +148,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Build information and plans of fusedrnn; the operators live in torch.ops.fusedrnn.";
   m.def("build_info", &build_info);
   m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
-        py::arg("P") = 0, py::arg("D") = 1,
-        py::arg("element_bytes") = 4, py::arg("weight_bytes") = 4, py::arg("threads") = 1);
+        py::arg("P") = 0, py::arg("D") = 1, py::arg("dtype") = "float32", py::arg("threads") = 1);
   m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
         py::arg("P"), py::arg("D"), py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
         py::arg("shared_bytes"), py::arg("max_cluster"));
