@@ -16,20 +16,31 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-# what a committed result is called → the command that makes it
-COMMITTED = {
-    "cpu-avx2-2-cores": "python -m benchmarks",
-    "cpu-avx2-2-cores-full": "python -m benchmarks --suite full",
-    "cpu-avx2-2-cores-one-thread": "python -m benchmarks --threads 1 --budget 230",
-    "cpu-avx2-2-cores-float64": "python -m benchmarks --dtype float64 --budget 230",
-    "cpu-avx2-2-cores-recompute": (
+# what follows the name of a machine in that of a committed result → the command that makes it
+SUITES = {
+    "": "python -m benchmarks",
+    "-full": "python -m benchmarks --suite full",
+    "-one-thread": "python -m benchmarks --threads 1 --budget 230",
+    "-float64": "python -m benchmarks --dtype float64 --budget 230",
+    "-bfloat16": "python -m benchmarks --dtype bfloat16",
+    "-recompute": (
         "python -m benchmarks --batch 32 --seq-len 128 --hidden 256 --layers 1,4 --passes step "
         "--contenders fusedrnn,fusedrnn-recompute --budget 70"
     ),
-    "cpu-avx2-2-cores-wide": (
+    "-wide": (
         "python -m benchmarks --cells lstm,gru --batch 64 --seq-len 64 --hidden 512 --passes infer,step --rounds 30 --budget 150"
     ),
 }
+
+
+def committed(result):
+    """What a result is called once it is committed; None if it is none of those. By its kernels, cores and command."""
+    e = result["environment"]
+    for suite, command in SUITES.items():
+        if e["command"] == command:
+            return f"cpu-{e['build']['cpu kernels'].removesuffix('_bf16')}-{e['cores']}-cores{suite}"
+    return None
+
 
 # what we want to be: so many times as fast as torch.nn, by cell and pass
 GOALS = {
@@ -82,7 +93,7 @@ def grids(*results):
     rows, losses = [], []
     for result in results:
         e = result["environment"]
-        name = f"`{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
+        name = f"{kernels(result)}: `{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
         name += f" ({result['ended']})" if "ended" in result else ""
         ratios = {column: [] for column in columns}
         for record, ratio in against_torch(result):
@@ -91,7 +102,7 @@ def grids(*results):
             if ratio < 1:
                 ours, theirs = (100 * record["contenders"][name]["of_limit"] for name in (OURS, "torch.nn"))
                 losses.append(
-                    f"- {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
+                    f"- {kernels(result)}: {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
                     f"torch.nn at {theirs:.0f} %"
                 )
         cells = (f"**{statistics.geometric_mean(found):.2f}** ({min(found):.2f})" for found in ratios.values())
@@ -107,6 +118,10 @@ def grids(*results):
         "",
         *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was faster nowhere."]),
     ]
+
+
+def kernels(result):
+    return result["environment"]["build"]["cpu kernels"]
 
 
 def disturbance(result):
@@ -178,13 +193,22 @@ def many_rounds(result):
     return [taken(result) + " Medians, and deciles in brackets.", "", *head, *rows]
 
 
-_GRIDS = [name for name in COMMITTED if not name.endswith(("recompute", "wide"))]
+def _grids(machine):
+    names = (f"{machine}{suite}" for suite in SUITES if suite not in ("-recompute", "-wide"))
+    return [name for name in names if (RESULTS / f"{name}.json").exists()]
+
+
+AVX2, AVX512 = "cpu-avx2-2-cores", "cpu-avx512-2-cores"
 TABLES = {  # name of a table → the text that it stands in, what makes it, and of which results
-    "speed": ("README.md", speed, ["cpu-avx2-2-cores"]),
-    "grids": ("README.md", grids, _GRIDS),
-    "memory": ("README.md", memory, ["cpu-avx2-2-cores-recompute"]),
-    "many rounds": ("docs/speed.md", many_rounds, ["cpu-avx2-2-cores-wide"]),
-    "short": ("docs/speed.md", short_of_goals, _GRIDS),
+    "speed": ("README.md", speed, [AVX512]),
+    "grids": ("README.md", grids, _grids(AVX512) + _grids(AVX2)),
+    "memory": ("README.md", memory, [f"{AVX512}-recompute"]),
+    "speed in bfloat16": ("docs/speed.md", speed, [f"{AVX512}-bfloat16"]),
+    "speed with AVX2": ("docs/speed.md", speed, [AVX2]),
+    "many rounds": ("docs/speed.md", many_rounds, [f"{AVX2}-wide"]),
+    "many rounds with AVX-512": ("docs/speed.md", many_rounds, [f"{AVX512}-wide"]),
+    "short with AVX-512": ("docs/speed.md", short_of_goals, _grids(AVX512)),
+    "short with AVX2": ("docs/speed.md", short_of_goals, _grids(AVX2)),
 }
 TEXTS = sorted({text for text, *_ in TABLES.values()})
 
@@ -206,11 +230,12 @@ def filled(text, content):
 
 if __name__ == "__main__":
     for given in map(Path, sys.argv[1:]):
-        command = json.loads(given.read_text())["environment"]["command"]
-        names = [name for name, makes_it in COMMITTED.items() if makes_it == command]
-        if not names:
-            sys.exit(f"{given} was made by `{command}`; a committed result by one of: {', '.join(COMMITTED.values())}")
-        (RESULTS / f"{names[0]}.json").write_text(given.read_text())
+        result = json.loads(given.read_text())
+        name = committed(result)
+        if not name:
+            command = result["environment"]["command"]
+            sys.exit(f"{given} was made by `{command}`; a committed result by one of: {', '.join(SUITES.values())}")
+        (RESULTS / f"{name}.json").write_text(given.read_text())
     for text in TEXTS:
         path = ROOT / text
         path.write_text(filled(text, path.read_text()))

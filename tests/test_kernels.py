@@ -17,8 +17,9 @@ from fusedrnn import _ops
 ISAS = _ops._C.available_isas()
 
 
+# Those that multiply pairs of bfloat16 are the functions of others for all other types: test_bfloat16_pairs.py.
 @pytest.fixture(
-    params=[pytest.param(isa, marks=pytest.mark.cpu) for isa in ISAS]
+    params=[pytest.param(isa, marks=pytest.mark.cpu) for isa in ISAS if not isa.endswith("_bf16")]
     + [pytest.param(name, marks=pytest.mark.cuda) for name in devices() if name == "cuda"]
 )
 def kernels(request):
@@ -295,6 +296,16 @@ def test_no_state_is_a_state_of_zeros(kind, T, option, kernels):
     without, with_zeros = outcome(ours, x, **given), outcome(ours, x, zeros, **given)
     for name, value in without.items():
         torch.testing.assert_close(value, with_zeros[name], rtol=0, atol=0)
+
+
+# A few steps of more rows than a product takes at once, with large weights of the inputs.
+@pytest.mark.parametrize("kind", LAYERS)
+def test_inputs_at_once_of_many_rows(kind, threads, device):
+    threads(1)
+    T, B, I, H = 2, 120, {"lstm": 600, "gru": 800}.get(kind, 2400), 340
+    ours, torchs, truth = make(kind, I, H, dtype=torch.float32, device=device)
+    x = random(T, B, I, dtype=torch.float32, device=device)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
 # Large weights of the inputs are packed a slice at a time if there are few rows: the same bits as with many.

@@ -19,9 +19,8 @@ int64_t chunk_of(int64_t width, int64_t parts, int64_t limit, int64_t lanes) {
 // two threads: LSTM H=64 0.83 and 1.05 ms, RNN H=128 0.81 and 0.96, LSTM H=80 1.37 and 1.06, H=100 1.95 and 1.75.
 constexpr int64_t kWorkPerThread = 3 << 12;
 
-// A thread's share of the batch that fills the rows of the register block twice, and the least that uses each weight for
-// as long as the next takes to come (4 rows: 0.9 of the rate of many).
-constexpr int64_t kRowsPerPart = 12, kFewRowsPerPart = 4;
+// The least share of the batch that uses each weight for as long as the next takes to come (4 rows: 0.9 of the rate of many).
+constexpr int64_t kFewRowsPerPart = 4;
 
 // Below this many multiply-adds of the inputs' product, about 10 µs, no thread is woken to make it. Steps that can be
 // shared are better off so: LSTM, B=1 T=128, in the time of a helped thread, H=80 0.77 and H=128 0.74.
@@ -76,7 +75,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
     const int64_t parts = unit_parts(batch_parts), chunk = chunk_of(s.hidden, parts, kChunkUnits, p.vector_lanes);
     return ceil_div(step_rows(s), batch_parts) * ceil_div(ceil_div(s.hidden, chunk), parts) * chunk;
   };
-  p.batch_parts = at_most(step_rows(s) / kRowsPerPart, free);  // rows first: they need no hand-over
+  p.batch_parts = at_most(step_rows(s) / unit.part_rows, free);  // rows first: they need no hand-over
   const int more = at_most(step_rows(s) / kFewRowsPerPart, free);
   if (20 * share(more) < 19 * share(p.batch_parts)) p.batch_parts = more;  // the units cannot be shared evenly
   if (shares_weights(s) && unit_parts(1) == free) p.batch_parts = 1;

@@ -13,6 +13,7 @@ namespace fusedrnn {
 struct VectorUnit {
   const char* name;
   int vector_bytes;
+  int part_rows;        // a thread's share of the batch at which its products run as fast as with more
   bool bfloat16_pairs;  // adds products of two pairs of bfloat16 to a float32 at once
 };
 

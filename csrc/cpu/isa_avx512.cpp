@@ -51,6 +51,10 @@ FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
 #define FUSEDRNN_ISA avx512
 #define FUSEDRNN_VECTOR_BYTES 64
 #define FUSEDRNN_BLOCK_ROWS 12  // 24 accumulators of 32 registers
+// Two threads, T=128, in the time of 12, training: B=16 H=128 RNN 0.88, GRU 0.90, LSTM 0.91, H=512 LSTM 0.94.
+#define FUSEDRNN_PART_ROWS 8
+// One thread, T=32, in the time of 256: LSTM B=64 H=512 forward 0.94, backward 0.97, H=1024 0.97 and 0.98.
+#define FUSEDRNN_DEPTH_SLICE 512
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_HAS_MASKS
 #define FUSEDRNN_PAIRS

@@ -18,6 +18,8 @@ FUSEDRNN_INLINE float64x2_t greatest(float64x2_t a, float64x2_t b) { return vmax
 // 20 accumulators of 32 registers; 16 hide a latency of four cycles at four instructions each. With 12 rows g++ 12 loads
 // the rows' values first and keeps five of 24 accumulators in memory.
 #define FUSEDRNN_BLOCK_ROWS 10
+#define FUSEDRNN_PART_ROWS 12
+#define FUSEDRNN_DEPTH_SLICE 256
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_LOAD_BFLOAT16(w) vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(reinterpret_cast<const uint16_t*>(w)), 16))
 #define FUSEDRNN_LOAD_FLOAT16(w) \

@@ -4,6 +4,8 @@
 #define FUSEDRNN_ISA portable
 #define FUSEDRNN_VECTOR_BYTES 16
 #define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
+#define FUSEDRNN_PART_ROWS 12
+#define FUSEDRNN_DEPTH_SLICE 256
 #define FUSEDRNN_PAIRS
 #include "isa.inc"
 

@@ -1,0 +1,142 @@
+"""Products of bfloat16 pairs, summed in float32: every instruction set that has them, and the one that imitates them."""
+
+import pytest
+import torch
+from helpers import LAYERS, doubled, flat, make, mapped, outcome, random, states
+from tolerances import assert_all_close
+
+import fusedrnn
+from fusedrnn import _ops, plan
+
+LOW = torch.bfloat16
+ISAS = [isa for isa in _ops._C.available_isas() if isa.endswith("_bf16")]
+pytestmark = pytest.mark.cpu
+
+
+@pytest.fixture(params=ISAS)
+def pairs(request):
+    """Every such set of kernels, in use; its name."""
+    before = _ops.build_info()["cpu kernels"]
+    _ops._C.use_isa(request.param)
+    yield request.param
+    _ops._C.use_isa(before)
+
+
+def test_the_plan_says_so(pairs):
+    assert plan("gru", 9, 4, 16, dtype=LOW).isa == pairs
+    assert "products of bfloat16" in plan("gru", 9, 4, 16, dtype=LOW).reason
+    for dtype in (torch.float32, torch.float16):
+        assert "bfloat16" not in plan("gru", 9, 4, 16, dtype=dtype).reason
+
+
+def test_a_processor_that_has_them_uses_them():
+    with open("/proc/cpuinfo") as file:
+        assert ("avx512_bf16" in file.read()) == (_ops._C.available_isas()[0] == "avx512_bf16")
+
+
+# rows and units around the blocks, odd depths, which end in half a pair
+@pytest.mark.parametrize("B, H", [(1, 1), (2, 8), (3, 15), (6, 31), (7, 33), (11, 63), (12, 64), (13, 65), (25, 130)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_block_edge(kind, B, H, pairs):
+    ours, torchs, truth = make(kind, 5, H, dtype=LOW, bidirectional=True)
+    x, hx = random(4, B, 5, dtype=LOW), states(kind, 2, B, H, dtype=LOW)
+    assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+
+
+# deeper than a slice (1024 terms), more rows than a piece (96), inputs at once, and a slice of gradients (256 rows)
+@pytest.mark.parametrize("T, B, I, H", [(3, 4, 1501, 40), (2, 120, 7, 300), (3, 60, 3000, 140), (37, 9, 19, 90)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_beyond_pieces_and_slices(kind, T, B, I, H, pairs):
+    ours, torchs, truth = make(kind, I, H, dtype=LOW)
+    x = random(T, B, I, dtype=LOW)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("H, P", [(9, 1), (33, 8), (130, 65), (300, 263)])
+def test_projections(H, P, T, pairs):
+    ours, torchs, truth = make("lstm", 5, H, dtype=LOW, proj_size=P)
+    x, hx = random(T, 7, 5, dtype=LOW), states("lstm", 1, 7, H, P=P, dtype=LOW)
+    assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+
+
+# What is multiplied in a single step from given states is bfloat16 as it comes: so only float32's sums are rounded, which
+# the saved gates show. Below and from a depth of 256 on, where products are dot products.
+@pytest.mark.parametrize("B, I, H", [(1, 1, 1), (3, 7, 17), (14, 33, 65), (1, 263, 300), (5, 300, 263), (2, 1025, 40)])
+@pytest.mark.parametrize("T", [1, 2])
+def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs):
+    draw = lambda *shape: random(*shape, dtype=LOW)
+    x, h_0, c_0 = draw(T, B, I), draw(1, B, H), draw(1, B, H)
+    w_ih, w_hh, b_ih, b_hh = draw(4 * H, I) / 8, draw(4 * H, H) / 8, draw(4 * H), draw(4 * H)
+    arguments = [x, h_0, c_0, [w_ih], [w_hh], [b_ih], [b_hh], None, None, None, None, "lstm", [False], False]
+    *_, c, saved = torch.ops.fusedrnn.layer_forward(*arguments, True, False)
+    gates = (doubled(x[0]) @ w_ih.double().T + doubled(h_0[0]) @ w_hh.double().T + b_ih + b_hh).view(B, 4, H)
+    activated = gates.sigmoid()
+    activated[:, 2] = gates[:, 2].tanh()
+    torch.testing.assert_close(saved.view(T, B, 4, H)[0].double(), activated, rtol=1e-5, atol=1e-6 * (I + H) ** 0.5)
+    c_1 = activated[:, 1] * c_0[0] + activated[:, 0] * activated[:, 2]
+    torch.testing.assert_close(c.view(T, B, H)[0].double(), c_1, rtol=1e-5, atol=1e-6 * (I + H) ** 0.5)
+
+
+@pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 270), (5, 33, 41), (3, 301, 130), (3, 3001, 135)])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_row_gives_the_same_bits_in_any_batch_and_on_any_number_of_threads(kind, T, I, H, pairs):
+    ours = make(kind, I, H, dtype=LOW, bidirectional=True)[0]
+    B = 101
+    x, hx, d_y = random(T, B, I, dtype=LOW), states(kind, 2, B, H, dtype=LOW), random(T, B, 2 * H, dtype=LOW)
+
+    def rows(chosen):
+        inputs = [t[:, chosen].clone().requires_grad_() for t in (x, *flat(hx))]
+        y = ours(inputs[0], tuple(inputs[1:]) if kind == "lstm" else inputs[1])[0]
+        return [y, *torch.autograd.grad(y, inputs, d_y[:, chosen])]
+
+    whole, before = rows(slice(None)), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for chosen in ([2], [2, 7, 60], list(range(2, 61)), slice(None)):
+            for value, expected in zip(rows(chosen), whole):
+                assert torch.equal(value, expected[:, chosen])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_step_by_step_gives_the_bits_of_a_sequence(kind, pairs):
+    ours = make(kind, 19, 65, dtype=LOW)[0]
+    x, hx = random(4, 14, 19, dtype=LOW), mapped(torch.zeros_like, states(kind, 1, 14, 65, dtype=LOW))
+    whole, first = ours(x, hx)[0], ours(x[:1], hx)[0]
+    assert torch.equal(first, whole[:1])
+
+
+@pytest.mark.parametrize("option", ["reset", "lengths"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_resets_and_lengths(kind, option, pairs):
+    ours = make(kind, 9, 33, dtype=LOW)[0]
+    x = random(6, 5, 9, dtype=LOW)
+    if option == "reset":
+        reset = torch.zeros(6, 5, dtype=torch.bool)
+        reset[2] = True
+        found, expected = ours(x, reset=reset)[0][2:], ours(x[2:])[0]
+    else:
+        found, expected = ours(x, lengths=[2, 6, 0, 5, 6])[0][:, 1], ours(x[:, 1:2])[0][:, 0]
+    assert torch.equal(found, expected)
+
+
+def test_a_cell_is_a_step_of_a_layer(pairs):
+    layer, cell = fusedrnn.GRU(9, 33).to(LOW), fusedrnn.GRUCell(9, 33).to(LOW)
+    cell.load_state_dict({name.removesuffix("_l0"): value for name, value in layer.state_dict().items()})
+    x, h = random(1, 5, 9, dtype=LOW), random(1, 5, 33, dtype=LOW)
+    assert torch.equal(cell(x[0], h[0]), layer(x, h)[0][0])
+
+
+def test_infinities_and_nans_come_through_and_denormals_are_zeros_or_not(pairs):
+    values = torch.tensor([0.0, -0.0, 1.0, -2.5, float("inf"), float("-inf"), float("nan"), 2.0**-120, 2.0**-130], dtype=LOW)
+    w = values.unsqueeze(1)
+    none, w_hh = [None] * 3, [torch.zeros(9, 9, dtype=LOW)]
+    x = torch.full((2, 3, 1), 2.0**100, dtype=LOW)
+    given = lambda w, w_hh, x: (x, None, None, [w], w_hh, *none, *none, "rnn_relu", [False], False, False)
+    y = torch.ops.fusedrnn.layer(*given(w, w_hh, x))[0][0]
+    expected = (w.float() @ x[0].float().T).T.relu()
+    if pairs == "avx512_bf16":  # as the processor has it
+        expected[:, 8] = 0
+    torch.testing.assert_close(y.float(), expected.to(LOW).float(), rtol=0, atol=0, equal_nan=True)
