@@ -66,8 +66,10 @@ def _arithmetic(x: Tensor) -> torch.dtype:
 
 
 def _kept(x: Tensor) -> torch.dtype:
-    """What the gates are kept in for the backward: on CUDA as the input is, to halve what has to be moved."""
-    return x.dtype if x.is_cuda else _arithmetic(x)
+    """What the gates are kept in for the backward: as the input is, to halve what has to be moved, where kernels can."""
+    if x.is_cuda or (x.dtype == torch.bfloat16 and _C.multiplies_bfloat16()):
+        return x.dtype
+    return _arithmetic(x)
 
 
 def _check_devices(x, h_0, c_0, reset, *lists):

@@ -61,25 +61,49 @@ Buffer<char> weights(Numbers& numbers, int64_t count, Dtype dtype, double scale)
   return bytes;
 }
 
+using cpu::BFloat16;
+
+void set(float& to, double value) { to = static_cast<float>(value); }
+void set(double& to, double value) { to = value; }
+void set(BFloat16& to, double value) {
+  const float number = static_cast<float>(value);
+  uint32_t bits;
+  std::memcpy(&bits, &number, 4);
+  to.bits = static_cast<uint16_t>(bits >> 16);
+}
+double get(double value) { return value; }
+double get(BFloat16 value) {
+  const uint32_t bits = static_cast<uint32_t>(value.bits) << 16;
+  float number;
+  std::memcpy(&number, &bits, 4);
+  return number;
+}
+
 template <class T>
 Buffer<T> values(Numbers& numbers, int64_t count) {
   Buffer<T> all(count);
-  for (T& value : all) value = static_cast<T>(numbers.next());
+  for (T& value : all) set(value, numbers.next());
   return all;
 }
 
-// What a layer gives: named, so that a difference can be told.
-template <class T>
+// What a layer gives: named, so that a difference can be told. T: of the arithmetic; S: what tensors hold.
+template <class T, class S>
 struct Outcome {
-  std::vector<std::pair<const char*, Buffer<T>>> tensors;
+  std::vector<std::pair<const char*, Buffer<T>>> numbers;
+  std::vector<std::pair<const char*, Buffer<S>>> rounded;
   T* add(const char* name, int64_t count) {
-    tensors.emplace_back(name, Buffer<T>(count, T(NAN)));
-    return tensors.back().second.data();
+    numbers.emplace_back(name, Buffer<T>(count, T(NAN)));
+    return numbers.back().second.data();
+  }
+  S* add_rounded(const char* name, int64_t count) {
+    rounded.emplace_back(name, Buffer<S>(count));
+    for (S& value : rounded.back().second) set(value, NAN);
+    return rounded.back().second.data();
   }
 };
 
-template <class T>
-Outcome<T> run(const Case& c, const cpu::Kernels& kernels) {
+template <class T, class S>
+Outcome<T, S> run(const Case& c, const cpu::Kernels& kernels) {
   const CellInfo cell = cell_info(c.cell);
   const int64_t T_ = c.T, B = c.B, H = c.H, P = c.P ? c.P : c.H, D = c.D, GH = cell.gates * H;
   Numbers numbers;
@@ -102,47 +126,49 @@ Outcome<T> run(const Case& c, const cpu::Kernels& kernels) {
   };
 
   std::vector<Buffer<char>> w_ih, w_hh, w_hr;
-  std::vector<Buffer<T>> b_ih, b_hh;
+  std::vector<Buffer<S>> b_ih, b_hh;
   const double scale = 1 / std::sqrt(static_cast<double>(H));
   for (int64_t d = 0; d < D; ++d) {
     w_ih.push_back(weights(numbers, GH * c.I, c.weights, scale)), w_hh.push_back(weights(numbers, GH * P, c.weights, scale));
     w_hr.push_back(weights(numbers, P * H, c.weights, scale));
-    b_ih.push_back(values<T>(numbers, GH)), b_hh.push_back(values<T>(numbers, GH));
+    b_ih.push_back(values<S>(numbers, GH)), b_hh.push_back(values<S>(numbers, GH));
   }
-  const Buffer<T> x = values<T>(numbers, N * c.I), h_0 = values<T>(numbers, D * B * P), c_0 = values<T>(numbers, D * B * H);
-  const Buffer<T> d_y = values<T>(numbers, N * D * P), d_h_n = values<T>(numbers, D * B * P);
-  const Buffer<T> d_c_n = values<T>(numbers, D * B * H), d_c = values<T>(numbers, N * D * H);
+  const Buffer<S> x = values<S>(numbers, N * c.I), h_0 = values<S>(numbers, D * B * P), c_0 = values<S>(numbers, D * B * H);
+  const Buffer<S> d_y = values<S>(numbers, N * D * P), d_h_n = values<S>(numbers, D * B * P);
+  const Buffer<S> d_c_n = values<S>(numbers, D * B * H);
+  const Buffer<T> d_c = values<T>(numbers, N * D * H);
 
-  Outcome<T> out;
-  out.tensors.reserve(64);
+  Outcome<T, S> out;
+  out.numbers.reserve(64), out.rounded.reserve(64);
   const bool has_c = cell.states > 1, has_values = cell.saved > 0 || c.P > 0;
   const int64_t width = has_values ? (cell.slots() + (c.P > 0)) * H : 0, d_width = cell.split * H + GH;
-  Buffer<T> saved(N * D * width), d_gates(N * D * d_width), d_h(N * D * P), all_c(N * D * H);
-  T* y = out.add("y", N * D * P);
-  T* h_n = out.add("h_n", D * B * P);
-  T* c_n = has_c ? out.add("c_n", D * B * H) : nullptr;
+  Buffer<S> saved(N * D * width), d_gates(N * D * d_width), d_h(N * D * P);
+  S* y = out.add_rounded("y", N * D * P);
+  S* h_n = out.add_rounded("h_n", D * B * P);
+  S* c_n = has_c ? out.add_rounded("c_n", D * B * H) : nullptr;
+  T* all_c = has_c ? out.add("c", N * D * H) : nullptr;
 
-  Forward<T> f{shape, rows, has_values, false, D * width, D * P, D * H, x.data(), {}};
+  Forward<S, T> f{shape, rows, has_values, false, D * width, D * P, D * H, x.data(), {}};
   for (int64_t d = 0; d < D; ++d)
     f.direction[d] = {d == 1, w_hh[d].data(), c.P ? w_hr[d].data() : nullptr, w_ih[d].data(), b_ih[d].data(), b_hh[d].data(),
                       h_0.data() + d * B * P, c_0.data() + d * B * H, has_values ? saved.data() + d * width : nullptr,
-                      y + d * P, has_c ? all_c.data() + d * H : nullptr, h_n + d * B * P, has_c ? c_n + d * B * H : nullptr};
+                      y + d * P, has_c ? all_c + d * H : nullptr, h_n + d * B * P, has_c ? c_n + d * B * H : nullptr};
   kernels.forward(f, plan, workspace(forward_workspace(shape, plan).total).get());
 
-  T* d_x = out.add("d_x", D * N * c.I);
+  S* d_x = out.add_rounded("d_x", D * N * c.I);
   T* d_h_0 = out.add("d_h_0", D * B * P);
   T* d_c_0 = has_c ? out.add("d_c_0", D * B * H) : nullptr;
-  Backward<T> b{shape, rows, false, D * width, D * P, D * H, D * P, D * H, D * d_width, D * P, {}};
+  Backward<S, T> b{shape, rows, false, D * width, D * P, D * H, D * P, D * H, D * d_width, D * P, {}};
   for (int64_t d = 0; d < D; ++d)
     b.direction[d] = {d == 1, w_ih[d].data(), w_hh[d].data(), c.P ? w_hr[d].data() : nullptr, h_0.data() + d * B * P,
-                      c_0.data() + d * B * H, saved.data() + d * width, y + d * P, has_c ? all_c.data() + d * H : nullptr,
+                      c_0.data() + d * B * H, saved.data() + d * width, y + d * P, has_c ? all_c + d * H : nullptr,
                       d_y.data() + d * P, has_c ? d_c.data() + d * H : nullptr, d_h_n.data() + d * B * P,
                       has_c ? d_c_n.data() + d * B * H : nullptr, d_gates.data() + d * d_width,
                       c.P ? d_h.data() + d * P : nullptr, d_x + d * N * c.I, d_h_0 + d * B * P,
                       has_c ? d_c_0 + d * B * H : nullptr};
   kernels.backward(b, plan, workspace(backward_workspace(shape, plan).total).get());
 
-  cpu::WeightGradients<T> g{b, x.data(), {}};
+  cpu::WeightGradients<T, S> g{b, x.data(), {}};
   for (int64_t d = 0; d < D; ++d)
     g.direction[d] = {out.add("d_w_ih", GH * c.I), out.add("d_w_hh", GH * P), out.add("d_b_ih", GH), out.add("d_b_hh", GH),
                       c.P ? out.add("d_w_hr", P * H) : nullptr};
@@ -155,31 +181,41 @@ template <class T>
 double difference(const Buffer<T>& a, const Buffer<T>& b, double fault) {
   double most = 0, largest = 0, sum = 0;
   for (size_t i = 0; i < a.size(); ++i) {
-    most = std::max(most, std::fabs(double(a[i]) + fault - double(b[i])));
-    largest = std::max(largest, std::fabs(double(b[i])));
-    sum += double(a[i]) + double(b[i]);  // keeps what std::max loses
+    most = std::max(most, std::fabs(get(a[i]) + fault - get(b[i])));
+    largest = std::max(largest, std::fabs(get(b[i])));
+    sum += get(a[i]) + get(b[i]);  // keeps what std::max loses
   }
   return sum == sum ? most / std::max(1.0, largest) : sum;
 }
 
-template <class T>
+template <class T, class S = T>
+int compare(const Case& c, const cpu::Kernels& kernels, const cpu::Kernels& portable, double allowed, double fault) {
+  const Outcome<T, S> wanted = run<T, S>(c, portable), found = run<T, S>(c, kernels);
+  int wrong = 0;
+  const auto tensors = [&](const auto& ours, const auto& theirs) {
+    for (size_t i = 0; i < ours.size(); ++i) {
+      const double apart = difference(ours[i].second, theirs[i].second, fault);
+      if (apart <= allowed) continue;
+      ++wrong;
+      std::printf("%s: %s T=%d B=%d I=%d H=%d P=%d D=%d weights %d%s%s, %d threads: %s is off by %.2e\n", kernels.unit.name,
+                  cell_info(c.cell).name, int(c.T), int(c.B), int(c.I), int(c.H), int(c.P), c.D, int(c.weights),
+                  c.ragged ? " ragged" : "", c.reset ? " reset" : "", c.threads, ours[i].first, apart);
+    }
+  };
+  tensors(found.numbers, wanted.numbers), tensors(found.rounded, wanted.rounded);
+  return wrong;
+}
+
 int compare(const Case& c, double fault) {
   int wrong = 0;
   for (const cpu::Kernels* kernels : cpu::available()) {
     const bool pairs = kernels->unit.bfloat16_pairs;
     const cpu::Kernels& portable = pairs ? cpu::kPortableBf16 : cpu::kPortable;
     if (kernels == &portable || (pairs && c.weights != Dtype::bfloat16)) continue;  // the same functions as without pairs
-    // Two sums that differ in their last bit may be rounded to different bfloat16.
-    const double allowed = pairs ? 2e-3 : std::is_same_v<T, float> ? 1e-5 : 1e-14;
-    const Outcome<T> wanted = run<T>(c, portable), found = run<T>(c, *kernels);
-    for (size_t i = 0; i < wanted.tensors.size(); ++i) {
-      const double apart = difference(found.tensors[i].second, wanted.tensors[i].second, fault);
-      if (apart <= allowed) continue;
-      ++wrong;
-      std::printf("%s: %s T=%d B=%d I=%d H=%d P=%d D=%d weights %d%s%s, %d threads: %s is off by %.2e\n", kernels->unit.name,
-                  cell_info(c.cell).name, int(c.T), int(c.B), int(c.I), int(c.H), int(c.P), c.D, int(c.weights),
-                  c.ragged ? " ragged" : "", c.reset ? " reset" : "", c.threads, wanted.tensors[i].first, apart);
-    }
+    // Two sums that differ in their last bit may be rounded to different bfloat16, of which each has eight.
+    wrong += pairs                            ? compare<float, BFloat16>(c, *kernels, portable, 0x1p-7, fault)
+             : c.weights == Dtype::float64 ? compare<double>(c, *kernels, portable, 1e-14, fault)
+                                           : compare<float>(c, *kernels, portable, 1e-5, fault);
   }
   return wrong;
 }
@@ -207,7 +243,7 @@ int main(int arguments, char** argument) {
   int wrong = 0;
   for (const Case& c : cases) {
     if (fault != 0 && wrong > 0) break;
-    wrong += c.weights == Dtype::float64 ? compare<double>(c, fault) : compare<float>(c, fault);
+    wrong += compare(c, fault);
   }
   std::string names;
   for (const cpu::Kernels* kernels : cpu::available()) names += std::string(names.empty() ? "" : ", ") + kernels->unit.name;

@@ -60,8 +60,8 @@ def test_projections(H, P, T, pairs):
     assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
 
 
-# What is multiplied in a single step from given states is bfloat16 as it comes: so only float32's sums are rounded, which
-# the saved gates show. Below and from a depth of 256 on, where products are dot products.
+# What is multiplied in a first step is bfloat16 as it comes, so only float32's sums are rounded: that shows in c, which is
+# float32. Below and from a depth of 256 on, where a single step's products are dot products.
 @pytest.mark.parametrize("B, I, H", [(1, 1, 1), (3, 7, 17), (14, 33, 65), (1, 263, 300), (5, 300, 263), (2, 1025, 40)])
 @pytest.mark.parametrize("T", [1, 2])
 def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs):
@@ -69,13 +69,33 @@ def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs):
     x, h_0, c_0 = draw(T, B, I), draw(1, B, H), draw(1, B, H)
     w_ih, w_hh, b_ih, b_hh = draw(4 * H, I) / 8, draw(4 * H, H) / 8, draw(4 * H), draw(4 * H)
     arguments = [x, h_0, c_0, [w_ih], [w_hh], [b_ih], [b_hh], None, None, None, None, "lstm", [False], False]
-    *_, c, saved = torch.ops.fusedrnn.layer_forward(*arguments, True, False)
-    gates = (doubled(x[0]) @ w_ih.double().T + doubled(h_0[0]) @ w_hh.double().T + b_ih + b_hh).view(B, 4, H)
-    activated = gates.sigmoid()
-    activated[:, 2] = gates[:, 2].tanh()
-    torch.testing.assert_close(saved.view(T, B, 4, H)[0].double(), activated, rtol=1e-5, atol=1e-6 * (I + H) ** 0.5)
-    c_1 = activated[:, 1] * c_0[0] + activated[:, 0] * activated[:, 2]
-    torch.testing.assert_close(c.view(T, B, H)[0].double(), c_1, rtol=1e-5, atol=1e-6 * (I + H) ** 0.5)
+    y, _, _, c, saved = torch.ops.fusedrnn.layer_forward(*arguments, True, False)
+    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh = (doubled(t) for t in (x[0], h_0[0], c_0[0], w_ih, w_hh, b_ih, b_hh))
+    i, f, g, o = (x @ w_ih.T + h_0 @ w_hh.T + b_ih + b_hh).view(B, 4, H).unbind(1)
+    i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+    c_1 = f * c_0 + i * g
+    assert c.dtype == torch.float32
+    torch.testing.assert_close(c[0].double(), c_1, rtol=1e-5, atol=1e-6 * (I + H) ** 0.5)
+    for found, exact in ((saved.view(T, B, 4, H)[0], torch.stack([i, f, g, o], 1)), (y[0], o * c_1.tanh())):
+        assert found.dtype == LOW
+        torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-6 * (I + H) ** 0.5)
+
+
+# GRU adds its state as it is, not as it was rounded: what little is added at each of many steps does not get lost.
+def test_states_are_carried_in_float32(pairs):
+    H, T = 20, 300
+    cell = torch.nn.GRU(1, H)
+    with torch.no_grad():
+        for weight in cell.parameters():
+            weight.zero_()
+        cell.bias_ih_l0[H : 2 * H] = 6.0  # z: 0.9975, so n comes in by 1/405 a step, less than bfloat16 holds beside 1
+        cell.bias_ih_l0[2 * H :] = 3.0
+    ours = fusedrnn.GRU(1, H).to(LOW)
+    ours.load_state_dict(cell.state_dict())
+    x, h_0 = torch.zeros(T, 2, 1), torch.full((1, 2, H), 0.5)
+    expected = cell.double()(x.double(), h_0.double())[0]
+    found = ours(x.to(LOW), h_0.to(LOW))[0]
+    torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-4)
 
 
 @pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 270), (5, 33, 41), (3, 301, 130), (3, 3001, 135)])

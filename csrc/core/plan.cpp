@@ -100,9 +100,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   p.workspace_bytes =
       s.element_bytes *
       std::max({forward_workspace(s, p).total, backward_workspace(s, p).total, gradient_workspace(s, p).total});
-  p.saved_bytes = s.rows * s.directions * s.element_bytes *
-                  ((cell.saved ? cell.slots() : 0) * s.hidden + (cell.states - 1) * s.hidden +
-                   (s.projected ? s.hidden : 0));
+  const int64_t saved = ((cell.saved ? cell.slots() : 0) + s.projected) * s.hidden, cells = (cell.states - 1) * s.hidden;
+  p.saved_bytes = s.rows * s.directions *
+                  (saved * (p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes) + cells * s.element_bytes);
   return p;
 }
 
@@ -182,12 +182,13 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
   take(4 * w.pointers * 8 / s.element_bytes);
   w.product = take(kPieceRows * widest);
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
-  const auto take_rounded = [&](bool used, const PackedLayout& layout) {
-    return take(used && p.bfloat16_pairs ? std::max(kPieceRows, ahead_rows) * (layout.length_in_lines() + 2) : 0);  // pointers, too
+  const auto take_padded = [&](const PackedLayout& layout, Weights use) {
+    const int64_t row = padded_depth(layout) * bytes_of(s.weights) + 8;  // and a pointer to it
+    return take(pads(layout, use) ? ceil_div(std::max(kPieceRows, ahead_rows) * row, s.element_bytes) : 0);
   };
-  w.rounded_inputs = take_rounded(true, inputs);
-  w.rounded_hidden = take_rounded(true, hidden);
-  w.rounded_projection = take_rounded(s.projected, projection);
+  w.padded_inputs = take_padded(inputs, p.input_weights);
+  w.padded_hidden = take_padded(hidden, p.hidden_weights);
+  w.padded_projection = s.projected ? take_padded(projection, p.hidden_weights) : at;
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;
@@ -201,7 +202,7 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
   GradientWorkspace w{};
   w.outputs = std::min(kGradientOutputs, own);
-  w.zeros = align(s.projection + 2 * lanes);
+  w.zeros = align(s.projection + 8 * lanes);  // also for as many columns as are packed at once
   w.packed_d = align(depth * 2 * lanes);
   w.pointers = w.packed_d + align((depth + lanes) * w.outputs);  // a vector or two behind each block
   w.stride = w.pointers + align(depth * 8 / s.element_bytes);

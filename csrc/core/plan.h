@@ -35,7 +35,7 @@ struct CpuPlan {
   int helpers;          // 1: beside each a thread for x's product and d_x, a barrier every kAheadRows rows between the two
   bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
   Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr
-  bool bfloat16_pairs;  // products of what is rounded to bfloat16, summed in float32
+  bool bfloat16_pairs;  // tensors hold bfloat16, products are of pairs of them, and all else is float32
   int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
   int64_t projection_chunk;
@@ -63,12 +63,18 @@ struct PackedLayout {
     return (gate_stride(c) * gates + panel - 1) / panel * panel;
   }
   FUSEDRNN_INLINE int64_t length() const { return (depth + terms - 1) / terms; }  // of a column, in elements
-  FUSEDRNN_INLINE int64_t length_in_lines() const { return (length() + 15) / 16 * 16; }
   FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * length(); }
   // Every chunk but the last has the same size.
   FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
   FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
 };
+
+// Whether rows have to be copied before a product, to where zeros follow them: pairs are read to the end of the last one, by
+// dot products to the end of a vector. That much is read of a row.
+FUSEDRNN_INLINE bool pads(const PackedLayout& layout, Weights use) {
+  return layout.terms > 1 && layout.depth % (use == Weights::dots ? layout.panel : layout.terms) != 0;
+}
+FUSEDRNN_INLINE int64_t padded_depth(const PackedLayout& layout) { return (layout.depth + 31) / 32 * 32; }
 
 // The products. Forward: x·w_ihᵀ, h·w_hhᵀ and, projected, m·w_hrᵀ; backward: d_x = d_gx·w_ih, d_u·w_hh, d_h·w_hr.
 PackedLayout input_layout(const Shape& shape, const CpuPlan& plan);
@@ -101,11 +107,11 @@ struct Workspace {
   int64_t inputs, weights, projection;  // packed, per direction
   int64_t input_bias, hidden_bias;      // in the columns of the gates' products, per direction
   int64_t zeros;                // one row of zeros, as wide as any
-  int64_t state;                // forward: c and m of a step, backward: carried d_h and d_c; per direction
+  int64_t state;                // forward: m, or h, and c of a step, backward: carried d_h and d_c; per direction
   int64_t state_stride;         // between the two
   int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs one or two more
   int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
-  int64_t rounded_inputs, rounded_hidden, rounded_projection;  // and the rows of a piece of each product, as pairs
+  int64_t padded_inputs, padded_hidden, padded_projection;  // and the rows of a piece of each product, where it pads them
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };

@@ -50,6 +50,6 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 #endif
 
 namespace fusedrnn::cpu {
-const Kernels kAvx2 = FUSEDRNN_KERNELS("avx2", false);
+const Kernels kAvx2 = FUSEDRNN_KERNELS("avx2");
 }
 #endif

@@ -12,6 +12,7 @@
 #endif
 
 #include "../core/config.h"
+#include "kernels.h"
 
 namespace fusedrnn::cpu::avx512 {
 // Masks of all: without one GCC 12 warns of its own header.
@@ -31,20 +32,21 @@ FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c,
 
 // AVX512_BF16, which not every processor with AVX-512 has: as assembly, so that no compiler uses it anywhere else. Denormals
 // are taken for zeros.
-FUSEDRNN_INLINE __m512 pairs_along(__m512 low, __m512 high) {
-  __m512 pairs;
-  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(pairs) : "v"(high), "v"(low));
-  return pairs;
-}
-FUSEDRNN_INLINE __m512 pairs_across(__m512 first, __m512 second) {
-  alignas(64) static constexpr uint16_t places[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
-                                                      8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i halves = _mm512_castps_si512(pairs_along(first, second));
-  return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(-1, _mm512_load_si512(places), halves));
+FUSEDRNN_INLINE __m256i narrow(__m512 value) {
+  __m256i bits;
+  asm("vcvtneps2bf16 %1, %0" : "=v"(bits) : "v"(value));
+  return bits;
 }
 FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;
+}
+FUSEDRNN_INLINE __m512 load_first(const BFloat16* from, int64_t n) {
+  const __m256i bits = _mm256_maskz_loadu_epi16((1 << n) - 1, from);
+  return __m512(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
+}
+FUSEDRNN_INLINE void store_first(BFloat16* to, __m512 value, int64_t n) {
+  _mm256_mask_storeu_epi16(to, (1 << n) - 1, narrow(value));
 }
 }  // namespace fusedrnn::cpu::avx512
 
@@ -57,7 +59,6 @@ FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
 #define FUSEDRNN_DEPTH_SLICE 512
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_HAS_MASKS
-#define FUSEDRNN_PAIRS
 #define FUSEDRNN_HAS_PAIRS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m512(_mm512_maskz_slli_epi32(    \
@@ -72,7 +73,7 @@ FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
 #endif
 
 namespace fusedrnn::cpu {
-const Kernels kAvx512 = FUSEDRNN_KERNELS("avx512", false);
-const Kernels kAvx512Bf16 = FUSEDRNN_KERNELS("avx512_bf16", true);
+const Kernels kAvx512 = FUSEDRNN_KERNELS("avx512");
+const Kernels kAvx512Bf16 = FUSEDRNN_KERNELS_WITH_PAIRS("avx512_bf16");
 }
 #endif

@@ -27,6 +27,6 @@ FUSEDRNN_INLINE float64x2_t greatest(float64x2_t a, float64x2_t b) { return vmax
 #include "isa.inc"
 
 namespace fusedrnn::cpu {
-const Kernels kNeon = FUSEDRNN_KERNELS("neon", false);
+const Kernels kNeon = FUSEDRNN_KERNELS("neon");
 }
 #endif

@@ -6,10 +6,9 @@
 #define FUSEDRNN_BLOCK_ROWS 6  // 12 accumulators of 16 registers
 #define FUSEDRNN_PART_ROWS 12
 #define FUSEDRNN_DEPTH_SLICE 256
-#define FUSEDRNN_PAIRS
 #include "isa.inc"
 
 namespace fusedrnn::cpu {
-const Kernels kPortable = FUSEDRNN_KERNELS("portable", false);
-const Kernels kPortableBf16 = FUSEDRNN_KERNELS("portable_bf16", true);
+const Kernels kPortable = FUSEDRNN_KERNELS("portable");
+const Kernels kPortableBf16 = FUSEDRNN_KERNELS_WITH_PAIRS("portable_bf16");
 }

@@ -1,5 +1,5 @@
 // What the CPU kernels offer: for each instruction set, the forward and the backward of one layer, and the gradients of
-// its weights.
+// its weights. Tensors hold what the arithmetic has, float or double; or, where plans have bfloat16_pairs, bfloat16.
 //
 // The kernels of one set are one translation unit (isa_*.cpp) that includes the same templates under
 // another target. The caller chooses once, by what the processor has.
@@ -13,6 +13,11 @@
 
 namespace fusedrnn::cpu {
 
+// Its bits.
+struct BFloat16 {
+  uint16_t bits;
+};
+
 // Gradients of one direction's weights. Null: not wanted.
 template <class T>
 struct DirectionGradients {
@@ -20,10 +25,10 @@ struct DirectionGradients {
 };
 
 // The sums over all rows that follow a backward: at least one row.
-template <class T>
+template <class T, class S = T>
 struct WeightGradients {
-  const Backward<T>& backward;  // done: d_gates, and d_h with a projection, are there
-  const T* x;                   // (N, I)
+  const Backward<S, T>& backward;  // done: d_gates, and d_h with a projection, are there
+  const S* x;                      // (N, I)
   DirectionGradients<T> direction[kMaxDirections];
 };
 
@@ -39,12 +44,20 @@ struct Kernels {
   void (*gradients_float)(const WeightGradients<float>&, const CpuPlan&, float* workspace);
   void (*gradients_double)(const WeightGradients<double>&, const CpuPlan&, double* workspace);
 
+  // for plans with bfloat16_pairs; null where the set has none
+  void (*forward_bfloat16)(const Forward<BFloat16, float>&, const CpuPlan&, float* workspace);
+  void (*backward_bfloat16)(const Backward<BFloat16, float>&, const CpuPlan&, float* workspace);
+  void (*gradients_bfloat16)(const WeightGradients<float, BFloat16>&, const CpuPlan&, float* workspace);
+
   void forward(const Forward<float>& f, const CpuPlan& p, float* w) const { forward_float(f, p, w); }
   void forward(const Forward<double>& f, const CpuPlan& p, double* w) const { forward_double(f, p, w); }
   void backward(const Backward<float>& b, const CpuPlan& p, float* w) const { backward_float(b, p, w); }
   void backward(const Backward<double>& b, const CpuPlan& p, double* w) const { backward_double(b, p, w); }
   void gradients(const WeightGradients<float>& g, const CpuPlan& p, float* w) const { gradients_float(g, p, w); }
   void gradients(const WeightGradients<double>& g, const CpuPlan& p, double* w) const { gradients_double(g, p, w); }
+  void forward(const Forward<BFloat16, float>& f, const CpuPlan& p, float* w) const { forward_bfloat16(f, p, w); }
+  void backward(const Backward<BFloat16, float>& b, const CpuPlan& p, float* w) const { backward_bfloat16(b, p, w); }
+  void gradients(const WeightGradients<float, BFloat16>& g, const CpuPlan& p, float* w) const { gradients_bfloat16(g, p, w); }
 };
 
 extern const Kernels kPortable;

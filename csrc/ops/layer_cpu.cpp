@@ -23,8 +23,14 @@ struct NoAutocast {
   c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
 };
 
-// 16-bit types are for storage: the arithmetic, the carried state and what is saved are float32.
-at::ScalarType arithmetic_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+// 16-bit types are for storage: the arithmetic and the carried state are float32. So is all that a kernel sees of activations,
+// but where it multiplies bfloat16 (CpuPlan::bfloat16_pairs).
+template <class S>
+constexpr at::ScalarType type_of = std::is_same_v<S, double>          ? at::kDouble
+                                   : std::is_same_v<S, cpu::BFloat16> ? at::kBFloat16
+                                                                      : at::kFloat;
+template <class S>
+using Arithmetic = std::conditional_t<std::is_same_v<S, double>, double, float>;
 
 // A contiguous tensor of the type; mostly it is one already, and then not even the dispatcher is asked.
 Tensor as(const Tensor& t, at::ScalarType type) {
@@ -39,15 +45,16 @@ std::vector<Tensor> as(const std::vector<Tensor>& list, at::ScalarType type) {
   return cast;
 }
 
-// The layer in the kernels' terms, common to both passes.
-template <class T>
+// The layer in the kernels' terms, common to both passes. S: what activations are given to kernels in.
+template <class S>
 struct Cast {
+  using T = Arithmetic<S>;
   Sizes sizes;
   Sequence sequence;
   Shape shape;
   CpuPlan plan;
   Rows rows;
-  at::ScalarType type;
+  static constexpr at::ScalarType type = type_of<S>, arithmetic = type_of<T>;
   Tensor x;          // sequence.sizes(I)
   Tensor h_0, c_0;   // (D, B, ·) in the order of rows, or undefined
   std::vector<Tensor> w_ih, w_hh, w_hr;  // of the type that they came in
@@ -55,7 +62,7 @@ struct Cast {
   std::vector<bool> reverse;
   bool reset_to_hx;
 
-  explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes), type(arithmetic_type(l.x)) {
+  explicit Cast(const Layer& l) : sizes(check(l)), sequence(l, sizes) {
     x = as(l.x, type);
     const auto state = [&](const OptionalTensor& s) {
       return s ? as(sequence.sort(*s), type) : Tensor();
@@ -80,20 +87,25 @@ struct Cast {
 
 template <class T>
 T* pointer(const Tensor& t) {
-  return t.defined() && t.numel() ? t.mutable_data_ptr<T>() : nullptr;
+  return t.defined() && t.numel() ? static_cast<T*>(t.mutable_data_ptr()) : nullptr;
 }
 template <class T>
 const T* const_pointer(const Tensor& t) {
-  return t.defined() && t.numel() ? t.const_data_ptr<T>() : nullptr;
+  return t.defined() && t.numel() ? static_cast<const T*>(t.const_data_ptr()) : nullptr;
+}
+template <class T>
+T* data(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
 }
 template <class T>
 const T* at_direction(const T* p, int64_t d, int64_t stride) {
   return p ? p + d * stride : nullptr;
 }
 
-template <class T>
+template <class S>
 ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
-  const Cast<T> l(layer);
+  using T = Arithmetic<S>;
+  const Cast<S> l(layer);
   const Sizes& s = l.sizes;
   const int64_t D = s.D, H = s.H, P = s.P, B = s.B;
   const bool has_c = s.cell.states > 1;
@@ -106,26 +118,26 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   // As many rows as the padded input has, so that the shape does not depend on values; the first N are used.
   const Tensor saved = keeps_values ? empty_cpu({s.N, D, width}, l.type) : absent();
   Tensor y = empty_cpu(l.sequence.sizes(D * P), l.type);
-  Tensor c = keeps_c ? empty_cpu(l.sequence.sizes(D * H), l.type) : absent();
+  Tensor c = keeps_c ? empty_cpu(l.sequence.sizes(D * H), l.arithmetic) : is_cell ? Tensor() : empty_cpu({0}, l.arithmetic);
   Tensor h_n = is_cell ? y : empty_cpu({D, B, P}, l.type);
   Tensor c_n = !has_c ? absent() : is_cell ? empty_cpu({B, H}, l.type) : empty_cpu({D, B, H}, l.type);
 
-  Forward<T> f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<T>(l.x), {}};
+  Forward<S, T> f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H, const_pointer<S>(l.x), {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
     dir.w_hh = l.w_hh[d].const_data_ptr();
     dir.w_hr = s.projected ? l.w_hr[d].const_data_ptr() : nullptr;
     dir.w_ih = l.w_ih[d].const_data_ptr();
-    dir.b_ih = s.bias ? const_pointer<T>(l.b_ih[d]) : nullptr;
-    dir.b_hh = s.bias ? const_pointer<T>(l.b_hh[d]) : nullptr;
-    dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
-    dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
-    dir.gates = keeps_values ? saved.mutable_data_ptr<T>() + d * width : nullptr;
-    dir.y = y.mutable_data_ptr<T>() + d * P;
-    dir.c = keeps_c ? c.mutable_data_ptr<T>() + d * H : nullptr;
-    dir.h_n = h_n.mutable_data_ptr<T>() + d * B * P;
-    dir.c_n = has_c ? c_n.mutable_data_ptr<T>() + d * B * H : nullptr;
+    dir.b_ih = s.bias ? const_pointer<S>(l.b_ih[d]) : nullptr;
+    dir.b_hh = s.bias ? const_pointer<S>(l.b_hh[d]) : nullptr;
+    dir.h_0 = at_direction(const_pointer<S>(l.h_0), d, B * P);
+    dir.c_0 = at_direction(const_pointer<S>(l.c_0), d, B * H);
+    dir.gates = keeps_values ? data<S>(saved) + d * width : nullptr;
+    dir.y = data<S>(y) + d * P;
+    dir.c = keeps_c ? data<T>(c) + d * H : nullptr;
+    dir.h_n = data<S>(h_n) + d * B * P;
+    dir.c_n = has_c ? data<S>(c_n) + d * B * H : nullptr;
   }
   cpu::kernels().forward(f, l.plan, Scratch(forward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
@@ -137,11 +149,12 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
 }
 
 // The state before each step, (rows, width): of one direction's states after each step, and of its first ones.
-template <class T>
-Tensor before_each_step(const Cast<T>& l, const Tensor& states, const Tensor& first, int64_t width, int64_t d) {
+template <class S, class T>
+Tensor before_each_step(const Cast<S>& l, const Tensor& states, const Tensor& given, int64_t width, int64_t d) {
   const int64_t ld = l.sizes.D * width;
-  Tensor before = at::zeros({l.sequence.total(), width}, l.x.options());
-  T* to = before.mutable_data_ptr<T>();
+  const Tensor first = given.defined() ? as(given, type_of<T>) : given;
+  Tensor before = at::zeros({l.sequence.total(), width}, l.x.options().dtype(type_of<T>));
+  T* to = data<T>(before);
   const T* from = const_pointer<T>(states) + d * width;
   const T* from_first = at_direction(const_pointer<T>(first), d, l.sizes.B * width);
   at::parallel_for(0, l.rows.steps, 8, [&](int64_t begin, int64_t end) {
@@ -159,17 +172,17 @@ Tensor before_each_step(const Cast<T>& l, const Tensor& states, const Tensor& fi
 }
 
 // What the forward did not save.
-template <class T>
-Tensor recompute_saved(const Cast<T>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
+template <class S>
+Tensor recompute_saved(const Cast<S>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
   std::vector<Tensor> h, c_before;
   for (int64_t d = 0; d < l.sizes.D; ++d) {
-    h.push_back(before_each_step(l, y, l.h_0, l.sizes.P, d));
-    if (c.defined()) c_before.push_back(before_each_step(l, c, l.c_0, l.sizes.H, d));
+    h.push_back(before_each_step<S, S>(l, y, l.h_0, l.sizes.P, d));
+    if (c.defined()) c_before.push_back(as(before_each_step<S, Arithmetic<S>>(l, c, l.c_0, l.sizes.H, d), l.type));
   }
   const Layer rows{l.sequence.rows_of(l.x), {}, {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh,
                    as(l.w_hr, l.type), {}, {}, {}, layer.cell, l.reverse, false};
   return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
-    return forward<T>(step, /*save=*/true, /*cell_states=*/false);
+    return forward<S>(step, /*save=*/true, /*cell_states=*/false);
   });
 }
 
@@ -178,16 +191,17 @@ struct WeightTensors {
   std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
-template <class T>
-WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Needs& needs) {
+template <class S>
+WeightTensors weight_gradients(const Cast<S>& l, const Backward<S, Arithmetic<S>>& f, const Needs& needs) {
+  using T = Arithmetic<S>;
   const Sizes& s = l.sizes;
   const int64_t GH = l.gates();
   const Scratch scratch(gradient_workspace(l.shape, l.plan).total * sizeof(T));  // before the results: the backward's goes
-  cpu::WeightGradients<T> g{f, const_pointer<T>(l.x), {}};
+  cpu::WeightGradients<T, S> g{f, const_pointer<S>(l.x), {}};
   WeightTensors tensors;
   const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
     if (!needed) return nullptr;
-    list.push_back(l.sequence.total() > 0 ? empty_cpu(sizes, l.type) : at::zeros(sizes, l.x.options()));
+    list.push_back(l.sequence.total() > 0 ? empty_cpu(sizes, l.arithmetic) : at::zeros(sizes, l.x.options().dtype(l.arithmetic)));
     return pointer<T>(list.back());
   };
   for (int64_t d = 0; d < s.D; ++d)
@@ -198,36 +212,37 @@ WeightTensors weight_gradients(const Cast<T>& l, const Backward<T>& f, const Nee
   return tensors;
 }
 
-template <class T>
+template <class S>
 std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, const Tensor& y_in, const Tensor& c_in,
                              const Tensor& saved_in, const Needs& needs, bool overwrite) {
-  const Cast<T> l(layer);
+  using T = Arithmetic<S>;
+  const Cast<S> l(layer);
   const Sizes& s = l.sizes;
   const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
   const bool has_c = s.cell.states > 1;
-  const auto cast = [&](const OptionalTensor& t) {
-    return t ? as(*t, l.type) : Tensor();
+  const auto cast = [&](const OptionalTensor& t, at::ScalarType type) {
+    return t ? as(*t, type) : Tensor();
   };
   const auto state_of = [&](const OptionalTensor& t) {
     return t ? as(l.sequence.sort(*t), l.type) : Tensor();
   };
-  const Tensor y = cast(y_in), c = has_c ? cast(c_in) : Tensor();
-  const Tensor d_y = cast(gradients.d_y), d_c = has_c ? cast(gradients.d_c) : Tensor();
+  const Tensor y = cast(y_in, l.type), c = has_c ? cast(c_in, l.arithmetic) : Tensor();
+  const Tensor d_y = cast(gradients.d_y, l.type), d_c = has_c ? cast(gradients.d_c, l.arithmetic) : Tensor();
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
   const bool has_values = s.cell.saved > 0 || s.projected;
   const bool recomputes = has_values && !saved_in.numel() && N > 0;
-  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
+  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : as(saved_in, l.type);  // of other kernels, perhaps
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
   const Tensor d_gates = in_place ? saved : empty_cpu({N, D, d_width}, l.type);
   const int64_t d_stride = in_place ? width : d_width;  // between directions
   const Tensor d_h = s.projected ? empty_cpu({N, D * P}, l.type) : Tensor();
-  const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.type) : Tensor();
-  const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.type) : Tensor();
+  const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.arithmetic) : Tensor();
+  const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.arithmetic) : Tensor();
   Tensor d_x;  // of each direction
   if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, s.N, s.I}, l.type);
-  Backward<T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+  Backward<S, T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                 D * d_stride, D * P, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
@@ -235,20 +250,20 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.w_ih = l.w_ih[d].const_data_ptr();
     dir.w_hh = l.w_hh[d].const_data_ptr();
     dir.w_hr = s.projected ? l.w_hr[d].const_data_ptr() : nullptr;
-    dir.h_0 = at_direction(const_pointer<T>(l.h_0), d, B * P);
-    dir.c_0 = at_direction(const_pointer<T>(l.c_0), d, B * H);
-    dir.saved = at_direction(const_pointer<T>(saved), d, width);
-    dir.y = at_direction(const_pointer<T>(y), d, P);
+    dir.h_0 = at_direction(const_pointer<S>(l.h_0), d, B * P);
+    dir.c_0 = at_direction(const_pointer<S>(l.c_0), d, B * H);
+    dir.saved = at_direction(const_pointer<S>(saved), d, width);
+    dir.y = at_direction(const_pointer<S>(y), d, P);
     dir.c = at_direction(const_pointer<T>(c), d, H);
-    dir.d_y = at_direction(const_pointer<T>(d_y), d, P);
+    dir.d_y = at_direction(const_pointer<S>(d_y), d, P);
     dir.d_c = at_direction(const_pointer<T>(d_c), d, H);
-    dir.d_h_n = at_direction(const_pointer<T>(d_h_n), d, B * P);
-    dir.d_c_n = at_direction(const_pointer<T>(d_c_n), d, B * H);
-    dir.d_gates = d_gates.mutable_data_ptr<T>() + d * d_stride;
-    dir.d_h = s.projected ? d_h.mutable_data_ptr<T>() + d * P : nullptr;
-    dir.d_x = needs.x ? d_x.mutable_data_ptr<T>() + d * s.N * s.I : nullptr;
-    dir.d_h_0 = d_h_0.defined() ? d_h_0.mutable_data_ptr<T>() + d * B * P : nullptr;
-    dir.d_c_0 = d_c_0.defined() ? d_c_0.mutable_data_ptr<T>() + d * B * H : nullptr;
+    dir.d_h_n = at_direction(const_pointer<S>(d_h_n), d, B * P);
+    dir.d_c_n = at_direction(const_pointer<S>(d_c_n), d, B * H);
+    dir.d_gates = data<S>(d_gates) + d * d_stride;
+    dir.d_h = s.projected ? data<S>(d_h) + d * P : nullptr;
+    dir.d_x = needs.x ? data<S>(d_x) + d * s.N * s.I : nullptr;
+    dir.d_h_0 = d_h_0.defined() ? data<T>(d_h_0) + d * B * P : nullptr;
+    dir.d_c_0 = d_c_0.defined() ? data<T>(d_c_0) + d * B * H : nullptr;
   }
   cpu::kernels().backward(f, l.plan, Scratch(backward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
@@ -269,19 +284,27 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   return result;
 }
 
+// f, given a value of the type that kernels are to see in activations.
+template <class F>
+auto with_storage(const Tensor& x, const F& f) {
+  if (x.scalar_type() == at::kDouble) return f(double{});
+  if (x.scalar_type() == at::kBFloat16 && cpu::kernels().unit.bfloat16_pairs) return f(cpu::BFloat16{});
+  return f(float{});
+}
+
 }  // namespace
 
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states) {
   const NoAutocast keep_type;
-  return arithmetic_type(layer.x) == at::kDouble ? forward<double>(layer, save, cell_states)
-                                                 : forward<float>(layer, save, cell_states);
+  return with_storage(layer.x, [&](auto type) { return forward<decltype(type)>(layer, save, cell_states); });
 }
 
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
                                  const Tensor& saved, const Needs& needs, bool overwrite) {
   const NoAutocast keep_type;
-  return arithmetic_type(layer.x) == at::kDouble ? backward<double>(layer, gradients, y, c, saved, needs, overwrite)
-                                                 : backward<float>(layer, gradients, y, c, saved, needs, overwrite);
+  return with_storage(layer.x, [&](auto type) {
+    return backward<decltype(type)>(layer, gradients, y, c, saved, needs, overwrite);
+  });
 }
 
 }  // namespace fusedrnn::ops

@@ -69,7 +69,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states, const cha
     pass_through(h_n, l.h_0);
     if (has_c) pass_through(c_n, l.c_0);
   } else {
-    cuda::AnyForward f{l.shape, l.rows, l.dtype, keeps_values, l.reset_to_hx, D * width, D * P, D * H,
+    cuda::AnyForward f{l.shape, l.rows, keeps_values, l.reset_to_hx, D * width, D * P, D * H,
                        nullptr, {}};
     for (int64_t d = 0; d < D; ++d) {
       auto& dir = f.direction[d];
@@ -177,7 +177,7 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
     pass_through(d_h_0, d_h_n);
     if (has_c) pass_through(d_c_0, d_c_n);
   } else {
-    cuda::AnyBackward f{l.shape, l.rows, l.dtype, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
+    cuda::AnyBackward f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
                         d_gates.stride(0), D * P, {}};
     for (int64_t d = 0; d < D; ++d) {
       auto& dir = f.direction[d];

@@ -159,6 +159,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("direct", &ops::direct, py::arg("name"), py::arg("general"));
   m.def("available_isas", &available_isas);
   m.def("use_isa", &cpu::use, py::arg("name"));
+  m.def("multiplies_bfloat16", [] { return cpu::kernels().unit.bfloat16_pairs; });
   m.def("usable_threads", &cpu::usable_threads, py::arg("threads"));
   m.def("release_scratch", &ops::release_scratch);
   m.def("pretend_processors", &cpu::pretend_processors, py::arg("count"));
