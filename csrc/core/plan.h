@@ -62,6 +62,7 @@ struct PackedLayout {
   FUSEDRNN_INLINE int64_t columns(int64_t c) const {
     return (gate_stride(c) * gates + panel - 1) / panel * panel;
   }
+  FUSEDRNN_INLINE int64_t vectors(int64_t c) const { return gate_stride(c) * gates / lanes; }  // of columns that are read
   FUSEDRNN_INLINE int64_t length() const { return (depth + terms - 1) / terms; }  // of a column, in elements
   FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * length(); }
   // Every chunk but the last has the same size.
