@@ -58,7 +58,7 @@ BOCHS
 timeout 900 "${BOCHS:-bochs}" -q -f "$work/bochsrc" > "$work/screen" 2>&1 || true
 tr -d '\r' < "$work/serial" | grep -a "cases\|off by\|exit status" > "$work/result" || true
 cat "$work/result"
-grep -q "^avx512, avx2, portable: .* cases, 0 differences" "$work/result" && grep -q "^exit status 0" "$work/result" &&
+grep -q "^avx512, avx2, portable, portable_bf16: .* cases, 0 differences" "$work/result" && grep -q "^exit status 0" "$work/result" &&
   grep -q "^avx512.* [1-9][0-9]* differences" "$work/result" && exit 0
 tail -n 20 "$work/screen" "$work/log" "$work/serial"
 exit 1

@@ -1,9 +1,11 @@
 """Products of bfloat16 pairs, summed in float32: every instruction set that has them, and the one that imitates them."""
 
+import os
+
 import pytest
 import torch
-from helpers import LAYERS, doubled, flat, make, mapped, outcome, random, states
-from tolerances import assert_all_close
+from helpers import LAYERS, doubled, flat, loss, make, mapped, outcome, random, states
+from tolerances import assert_all_close, assert_close
 
 import fusedrnn
 from fusedrnn import _ops, plan
@@ -29,6 +31,7 @@ def test_the_plan_says_so(pairs):
         assert "bfloat16" not in plan("gru", 9, 4, 16, dtype=dtype).reason
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/cpuinfo"), reason="needs /proc/cpuinfo")
 def test_a_processor_that_has_them_uses_them():
     with open("/proc/cpuinfo") as file:
         assert ("avx512_bf16" in file.read()) == (_ops._C.available_isas()[0] == "avx512_bf16")
@@ -160,3 +163,27 @@ def test_infinities_and_nans_come_through_and_denormals_are_zeros_or_not(pairs):
     if pairs == "avx512_bf16":  # as the processor has it
         expected[:, 8] = 0
     torch.testing.assert_close(y.float(), expected.to(LOW).float(), rtol=0, atol=0, equal_nan=True)
+
+
+def test_traced_gradients_are_the_eager_ones(pairs):
+    ours = make("lstm", 9, 33, dtype=LOW)[0]
+    x = random(4, 5, 9, dtype=LOW)
+    eager = outcome(ours, x)
+    traced = outcome(torch.compile(ours, backend="aot_eager", fullgraph=True), x)
+    for name, value in eager.items():
+        assert torch.equal(traced[name.replace("d_", "d__orig_mod.") if name.startswith("d_") and name != "d_x" else name], value)
+
+
+# The backward of kernels that keep float32 may come to what these kept, and the other way round.
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_gradients_from_what_other_kernels_kept(kind, pairs):
+    ours, torchs, truth = make(kind, 9, 33, dtype=LOW)
+    x = random(4, 5, 9, dtype=LOW)
+    theirs, true = outcome(torchs, x, used=["y"]), outcome(truth, x.double(), used=["y"])
+    for first, second in ((pairs, "portable"), ("portable", pairs)):
+        _ops._C.use_isa(first)
+        given = x.clone().requires_grad_()
+        total = loss({"y": ours(given)[0]})
+        _ops._C.use_isa(second)
+        total.backward()
+        assert_close(given.grad, theirs["d_x"], true["d_x"], f"{first}, then {second}")

@@ -34,6 +34,6 @@ def test_neon_agrees_with_the_portable_kernels(tmp_path):
         objects = list(pool.map(compiled, sources))
     subprocess.run([COMPILER, "-static", "-pthread", *objects, "-o", program], check=True)
     run = subprocess.run([EMULATOR, program], capture_output=True, text=True)
-    assert run.returncode == 0 and re.match(r"neon, portable: \d{3} cases, 0 differences", run.stdout), run.stdout
+    assert run.returncode == 0 and re.match(r"neon, portable, portable_bf16: \d{3} cases, 0 differences", run.stdout), run.stdout
     faulty = subprocess.run([EMULATOR, program, "1e-4"], capture_output=True, text=True)
     assert faulty.returncode == 1 and "neon: rnn_tanh" in faulty.stdout, faulty.stdout
