@@ -1,7 +1,8 @@
 """What the machine is, what it can do at best, and how long a layer would take if it did: the roofline.
 
 The ceilings are measured in the run that uses them, before and after its rows, and the higher count: the rate of
-large products by torch.mm at the run's dtype and threads, the rate of reading buffers of many sizes, what a meeting
+large products at the run's dtype and threads (by torch.mm or, where that is faster, by oneDNN with weights that it has
+packed before; float64 counts half of float32 there, for registers hold half as many), the rate of reading buffers of many sizes, what a meeting
 of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and what
 the smallest of modules takes, one that multiplies by a number, without and with its gradients (the last two on the
 CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
@@ -101,11 +102,19 @@ def ceilings(dtype="float32", device="cpu"):
     """{flops: a second, read: {bytes: bytes a second}, meeting_s, threads}; what cannot be measured is left empty."""
     found = ceilings_cuda() if device == "cuda" else ceilings_cpu()
     clock = timing.cuda_clock if device == "cuda" else timing.wall_clock
+    rate = lambda product, n: 2 * n**3 / fastest(lambda: clock(product, 1))
     found["flops"] = 0
     for n in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
         a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        seconds = fastest(lambda: clock(lambda: torch.mm(a, b), 1))
-        found["flops"] = max(found["flops"], 2 * n**3 / seconds)
+        rates = [rate(lambda: torch.mm(a, b), n)]
+        # torch.mm asks MKL, which leaves AVX-512 alone on processors not of its maker's; torch.nn's LSTM asks oneDNN
+        if device == "cpu" and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+            pairs = dtype == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+            a, b = (matrix.to(torch.bfloat16 if pairs else torch.float32) for matrix in (a, b))
+            packed = torch.ops.mkldnn._reorder_linear_weight(b, n)
+            linear = functools.partial(torch.ops.mkldnn._linear_pointwise, a, packed, None, "none", [], "")
+            rates.append(rate(linear, n) / (2 if dtype == "float64" else 1))
+        found["flops"] = max(found["flops"], *rates)
     return found
 
 

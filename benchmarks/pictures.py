@@ -170,7 +170,7 @@ def roofline(result):
         axis.plot([], [], "s", color=COLOURS[cell], markerfacecolor="none", label=f"torch.nn.{LAYERS[cell]}")
     figure.legend(*axis.get_legend_handles_labels(), fontsize=9, ncols=3, loc="outside lower center")
     peak = f"{ceilings['flops'] / 1e9:.0f} GFLOP/s"
-    title = f"Rate of products under the machine's ceilings (flat: torch.mm, {peak})"
+    title = f"Rate of products under the machine's ceilings (flat: large products, {peak})"
     figure.suptitle(f"{title}\n{subtitle(result)}", fontsize=11)
     return figure
 
