@@ -201,7 +201,7 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   const int64_t depth = std::min(s.rows, kGradientRows), lanes = kWidestVector / s.element_bytes;
   const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
   GradientWorkspace w{};
-  w.outputs = std::min(kGradientOutputs, own);
+  w.outputs = std::min(std::max(kGradientOutputs, kGradientVectors * p.vector_lanes), own);
   w.zeros = align(s.projection + 8 * lanes);  // also for as many columns as are packed at once
   w.packed_d = align(depth * 2 * lanes);
   w.pointers = w.packed_d + align((depth + lanes) * w.outputs);  // a vector or two behind each block
