@@ -16,7 +16,7 @@ constexpr int64_t kMostKept = 16 << 20;
 
 // A buffer larger than this, and so many times as large as what is asked for, goes first: it would stand beside all that a
 // backward still holds when the weights' gradients are summed, which is where a training step's memory peaks.
-constexpr int64_t kSpare = 1 << 20, kTooLarge = 3;
+constexpr int64_t kSpare = 1 << 20, kTooLarge = 2;
 
 constexpr int64_t kCacheLine = 64;
 
