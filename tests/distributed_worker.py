@@ -88,8 +88,8 @@ def main(folder):
     dist.init_process_group("gloo")
     check(folder)  # whose models are gone when the group goes: the other way round, leaving may wait for ever
     dist.destroy_process_group()
-    # Past the end of the interpreter: gloo's threads outlive the group, and where one of them lets go of a Python object
-    # while the interpreter ends, the process aborts ("terminate called without an active exception", once in many runs).
+    # Not through the interpreter's end: gloo's threads outlive the group, and once in many runs a process whose checks had
+    # all agreed aborted there ("terminate called without an active exception"), for reasons that could not be reproduced.
     os._exit(0)
 
 

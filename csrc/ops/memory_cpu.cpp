@@ -15,7 +15,8 @@ namespace {
 constexpr int64_t kMostKept = 16 << 20;
 
 // A buffer larger than this, and so many times as large as what is asked for, goes first: it would stand beside all that a
-// backward still holds when the weights' gradients are summed, which is where a training step's memory peaks.
+// backward still holds when the weights' gradients are summed, which is where a training step's memory peaks (LSTM B=32
+// T=128 H=256: 34.2 MB with 3, 32.7 with 2).
 constexpr int64_t kSpare = 1 << 20, kTooLarge = 2;
 
 constexpr int64_t kCacheLine = 64;
