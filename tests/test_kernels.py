@@ -328,6 +328,30 @@ def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels)
         assert torch.equal(few, whole[:, [2, 60, 61]])
 
 
+# The backward takes weights as they are where there is but one sequence, or few rows of the inputs in all: the same bits as with
+# many, for rows that fill no whole vectors, that do and that are long (2 KB), and with the units shared between threads.
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("T, I, H", [(1, 5, 7), (3, 33, 50), (4, 65, 17), (12, 130, 96), (13, 20, 100), (40, 16, 64), (3, 530, 530)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, count, kernels, threads):
+    threads(count)
+    B = 14
+    ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
+    x, d_y, h_0 = random(T, B, I, dtype=dtype), random(T, B, 2 * H, dtype=dtype), random(2, B, H, dtype=dtype)
+
+    def rows(chosen):
+        own, first = x[:, chosen].clone().requires_grad_(), h_0[:, chosen].clone().requires_grad_()
+        y = ours(own, (first, first) if kind == "lstm" else first)[0]
+        return y, *torch.autograd.grad(y, [own, first], d_y[:, chosen])
+
+    whole = rows(slice(None))
+    for b in (0, 13):
+        for name, one, all_rows in zip(("y", "d_x", "d_h_0"), rows([b]), whole):
+            assert torch.equal(one, all_rows[:, [b]]), (name, b)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_repeated_runs_give_the_same_bits(kind, device):
     ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]

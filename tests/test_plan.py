@@ -75,6 +75,13 @@ def test_a_single_step_shares_large_weights_rather_than_rows():
     assert plan("lstm", 2, 64, 1024, threads=2).batch_parts == 2
 
 
+def test_the_backward_of_one_sequence_packs_no_recurrent_weights():
+    one, two = plan("lstm", 10, 1, 256, input_size=1024), plan("lstm", 10, 2, 256, input_size=1024)
+    assert "takes w_hh as it is" in one.reason and "takes w_hh as it is" not in two.reason
+    as_it_is = [plan("lstm", T, 1, H).reason.find("as it is") > 0 for T, H in ((32, 100), (33, 100), (500, 128))]
+    assert as_it_is == [True, False, True], "rows across cache lines, of many steps, are packed"
+
+
 def test_the_gradients_of_weights_have_threads_of_their_own():
     long, short = plan("rnn_tanh", 5000, 1, 16, threads=4), plan("rnn_tanh", 5, 1, 16, threads=4)
     assert (long.unit_parts, long.gradient_threads) == (1, 4) and short.gradient_threads == 1

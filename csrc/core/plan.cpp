@@ -97,6 +97,14 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   };
   p.input_weights = p.inputs_at_once ? Weights::sliced : weights(s.inputs);
   p.hidden_weights = weights(s.projection);
+  const auto sums_or = [&](bool few, Weights otherwise) {
+    return few && !p.bfloat16_pairs ? Weights::sums : otherwise == Weights::dots ? Weights::sliced : otherwise;
+  };
+  const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
+  p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), p.input_weights);
+  const bool whole_vectors = s.projection % p.vector_lanes == 0;
+  p.backward_hidden_weights = sums_or(s.batch == 1 && (s.steps <= kSummedSteps || whole_vectors), p.hidden_weights);
+  p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
   p.workspace_bytes =
       s.element_bytes *
       std::max({forward_workspace(s, p).total, backward_workspace(s, p).total, gradient_workspace(s, p).total});
@@ -116,6 +124,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
+  if (p.backward_hidden_weights == Weights::sums) why << "; one sequence, for which the backward takes w_hh as it is";
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
   if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
@@ -151,10 +160,19 @@ PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
 
 namespace {
 
+// A product's columns, and how it uses its weights.
+struct Use {
+  PackedLayout layout;
+  Weights weights;
+};
+
 // ahead: columns of the inputs' product that a thread makes ahead.
-Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, const PackedLayout& hidden,
-                  const PackedLayout& projection, int64_t ahead) {
+Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use& hidden_side, const Use& projected, int64_t ahead) {
+  const PackedLayout &inputs = input.layout, &hidden = hidden_side.layout, &projection = projected.layout;
   const int64_t widest = std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)});
+  int64_t summed = 0;  // columns that are made at once
+  for (const Use* use : {&input, &hidden_side})
+    if (use->weights == Weights::sums) summed = std::max(summed, align(use->layout.width));
   Workspace w{};
   int64_t at = 0;
   const auto take = [&at](int64_t elements) {
@@ -162,33 +180,34 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const PackedLayout& inputs, 
     at += align(elements);
     return here;
   };
-  const auto take_weights = [&](bool used, const PackedLayout& layout) {
-    return take(used ? ceil_div(layout.total() * layout.terms * bytes_of(s.weights), s.element_bytes) : 0);
+  const auto take_weights = [&](bool used, const Use& use) {
+    const bool packed = used && use.weights == Weights::packed;
+    return take(packed ? ceil_div(use.layout.total() * use.layout.terms * bytes_of(s.weights), s.element_bytes) : 0);
   };
-  w.inputs = take_weights(p.input_weights == Weights::packed, inputs);
-  w.weights = take_weights(p.hidden_weights == Weights::packed, hidden);
-  w.projection = take_weights(s.projected && p.hidden_weights == Weights::packed, projection);
+  w.inputs = take_weights(true, input);
+  w.weights = take_weights(true, hidden_side);
+  w.projection = take_weights(s.projected, projected);
   w.input_bias = take(inputs.chunks() * inputs.columns(0));
   w.hidden_bias = take(inputs.chunks() * inputs.columns(0));
   w.state_stride = align(s.batch * std::max(s.hidden, s.projection));
   w.state = take(2 * w.state_stride);
   w.direction_stride = at;
   at *= s.directions;
-  w.zeros = take(std::max({s.hidden, s.projection, widest}));
+  w.zeros = take(std::max({s.hidden, s.projection, widest, summed}));
   w.scratch = at;
   at = 0;
   const int64_t ahead_rows = p.inputs_at_once ? s.rows : kAheadRows;
   w.pointers = std::max({s.batch, ahead_rows, kPieceRows});
   take(4 * w.pointers * 8 / s.element_bytes);
-  w.product = take(kPieceRows * widest);
+  w.product = take(std::max(kPieceRows * widest, kSummedRows * summed));
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
-  const auto take_padded = [&](const PackedLayout& layout, Weights use) {
-    const int64_t row = padded_depth(layout) * bytes_of(s.weights) + 8;  // and a pointer to it
-    return take(pads(layout, use) ? ceil_div(std::max(kPieceRows, ahead_rows) * row, s.element_bytes) : 0);
+  const auto take_padded = [&](const Use& use) {
+    const int64_t row = padded_depth(use.layout) * bytes_of(s.weights) + 8;  // and a pointer to it
+    return take(pads(use.layout, use.weights) ? ceil_div(std::max(kPieceRows, ahead_rows) * row, s.element_bytes) : 0);
   };
-  w.padded_inputs = take_padded(inputs, p.input_weights);
-  w.padded_hidden = take_padded(hidden, p.hidden_weights);
-  w.padded_projection = s.projected ? take_padded(projection, p.hidden_weights) : at;
+  w.padded_inputs = take_padded(input);
+  w.padded_hidden = take_padded(hidden_side);
+  w.padded_projection = s.projected ? take_padded(projected) : at;
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;
@@ -212,11 +231,13 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
 
 Workspace forward_workspace(const Shape& s, const CpuPlan& p) {
   const PackedLayout inputs = input_layout(s, p);
-  return lay_out(s, p, inputs, hidden_layout(s, p), projection_layout(s, p),
-                 ceil_div(inputs.chunks(), p.unit_parts) * inputs.columns(0));
+  return lay_out(s, p, {inputs, p.input_weights}, {hidden_layout(s, p), p.hidden_weights},
+                 {projection_layout(s, p), p.hidden_weights}, ceil_div(inputs.chunks(), p.unit_parts) * inputs.columns(0));
 }
 Workspace backward_workspace(const Shape& s, const CpuPlan& p) {
-  return lay_out(s, p, input_backward_layout(s, p), hidden_backward_layout(s, p), projection_backward_layout(s, p), 0);
+  return lay_out(s, p, {input_backward_layout(s, p), p.backward_input_weights},
+                 {hidden_backward_layout(s, p), p.backward_hidden_weights},
+                 {projection_backward_layout(s, p), p.backward_projection_weights}, 0);
 }
 
 }  // namespace fusedrnn

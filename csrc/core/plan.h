@@ -21,7 +21,8 @@ struct VectorUnit {
 enum class Weights : int {
   packed,  // once for all steps
   sliced,  // packed a slice at a time, wherever they are used; the bits are those of `packed`
-  dots,    // as they are, in the forward; the backward slices them
+  dots,    // as they are, in the forward: an output is a dot product with a row of them
+  sums,    // as they are, in the backward: the outputs are sums of their rows; the bits are those of `packed`
 };
 
 struct CpuPlan {
@@ -34,7 +35,8 @@ struct CpuPlan {
   int unit_parts;       // a barrier a step among these
   int helpers;          // 1: beside each a thread for x's product and d_x, a barrier every kAheadRows rows between the two
   bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
-  Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr
+  Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr; in the forward
+  Weights backward_input_weights, backward_hidden_weights, backward_projection_weights;  // of w_ih, w_hh and w_hr
   bool bfloat16_pairs;  // tensors hold bfloat16, products are of pairs of them, and all else is float32
   int gradient_threads;  // that share the outputs of the weights' gradients
   int64_t chunk;        // hidden units whose gates are computed together
@@ -102,6 +104,17 @@ constexpr int64_t kAheadRows = 48;
 // packed a slice at a time, which stays in a cache, instead of being written to memory, read again and driving w_hh out of
 // the cache. GRU, B=1 H=1024: T=10 from 4.0 to 2.4 ms, T=100 from 18 to 15.
 constexpr int64_t kRowsAtOnce = 256, kInputWeightsAtOnce = 3 << 20;
+
+// The backward takes weights as they are for a single sequence, whose steps they are read for at the rate of packed ones; but
+// only for so many steps where their rows fill no whole vectors, and so lie across cache lines. Those of the inputs, for so
+// many rows in all. In the time of packed weights, one thread, B=1: LSTM T=10 H=128 0.73, H=256 0.68; T=128 H=64 0.98, H=128
+// 0.98; H=100 T=10 0.84, T=100 1.13. Two sequences: 0.85 to 0.98 with AVX-512, 0.91 to 1.15 with AVX2.
+constexpr int64_t kSummedSteps = 32, kSummedRows = 12;
+
+// Bytes of a row of weights from which one row alone is multiplied so, and with each of the weights' rows from end to end as
+// processors look ahead in memory. B=1 T=10, two threads and one, the backward in the time of packed weights: GRU H=1024
+// 0.86 and 0.77 so, about even in blocks of columns; LSTM H=512 0.86 and 0.94, but H=256 0.88 and 0.65.
+constexpr int64_t kLongRow = 2048;
 
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
 struct Workspace {
