@@ -97,13 +97,15 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   };
   p.input_weights = p.inputs_at_once ? Weights::sliced : weights(s.inputs);
   p.hidden_weights = weights(s.projection);
-  const auto sums_or = [&](bool few, Weights otherwise) {
-    return few && !p.bfloat16_pairs ? Weights::sums : otherwise == Weights::dots ? Weights::sliced : otherwise;
+  const auto sums_or = [&](bool few, int64_t width, Weights otherwise) {
+    const bool sums = few && width >= p.vector_lanes && !p.bfloat16_pairs;  // a vector ends in the row behind, not beyond it
+    return sums ? Weights::sums : otherwise == Weights::dots ? Weights::sliced : otherwise;
   };
   const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
-  p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), p.input_weights);
+  p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs, p.input_weights);
   const bool whole_vectors = s.projection % p.vector_lanes == 0;
-  p.backward_hidden_weights = sums_or(s.batch == 1 && (s.steps <= kSummedSteps || whole_vectors), p.hidden_weights);
+  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || whole_vectors);
+  p.backward_hidden_weights = sums_or(one, s.projection, p.hidden_weights);
   p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
   p.workspace_bytes =
       s.element_bytes *
