@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from fusedrnn import _ops  # noqa: E402
+
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", "ignore:LSTM with projections is not supported with oneDNN:UserWarning")
@@ -32,3 +34,32 @@ def device(request):
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+# Those that multiply pairs of bfloat16 are the functions of others for all other types: test_bfloat16_pairs.py.
+@pytest.fixture(
+    params=[pytest.param(isa, marks=pytest.mark.cpu) for isa in _ops._C.available_isas() if not isa.endswith("_bf16")]
+    + [pytest.param(name, marks=pytest.mark.cuda) for name in devices() if name == "cuda"]
+)
+def kernels(request):
+    """Every set of kernels there is, in use; its device."""
+    if request.param == "cuda":
+        yield torch.device("cuda")
+        return
+    before = _ops.build_info()["cpu kernels"]
+    _ops._C.use_isa(request.param)
+    yield torch.device("cpu")
+    _ops._C.use_isa(before)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+
+    def use(count):
+        torch.set_num_threads(count)
+        _ops._C.pretend_processors(count)
+
+    yield use
+    torch.set_num_threads(before)
+    _ops._C.pretend_processors(0)

@@ -169,7 +169,8 @@ struct Use {
 };
 
 // ahead: columns of the inputs' product that a thread makes ahead.
-Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use& hidden_side, const Use& projected, int64_t ahead) {
+Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use& hidden_side, const Use& projected,
+                  int64_t ahead) {
   const PackedLayout &inputs = input.layout, &hidden = hidden_side.layout, &projection = projected.layout;
   const int64_t widest = std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)});
   int64_t summed = 0;  // columns that are made at once

@@ -105,15 +105,15 @@ constexpr int64_t kAheadRows = 48;
 // the cache. GRU, B=1 H=1024: T=10 from 4.0 to 2.4 ms, T=100 from 18 to 15.
 constexpr int64_t kRowsAtOnce = 256, kInputWeightsAtOnce = 3 << 20;
 
-// The backward takes weights as they are for a single sequence, whose steps they are read for at the rate of packed ones; but
-// only for so many steps where their rows fill no whole vectors, and so lie across cache lines. Those of the inputs, for so
-// many rows in all. In the time of packed weights, one thread, B=1: LSTM T=10 H=128 0.73, H=256 0.68; T=128 H=64 0.98, H=128
-// 0.98; H=100 T=10 0.84, T=100 1.13. Two sequences: 0.85 to 0.98 with AVX-512, 0.91 to 1.15 with AVX2.
+// The backward takes w_hh as it is for a single sequence, whose steps read it at the rate of packed weights; but for no more
+// than so many steps where its rows fill no whole vectors, and so lie across cache lines. It takes w_ih as it is for so many
+// rows in all. In the time of packed weights, one thread, AVX-512, B=1: LSTM T=10 H=128 0.68, H=256 0.59; T=128 H=64 0.99,
+// H=256 0.94; H=100 T=10 0.85; GRU H=100 T=100 1.13. Two sequences, of whole vectors: 0.85 to 0.98, and to 1.15 with AVX2.
 constexpr int64_t kSummedSteps = 32, kSummedRows = 12;
 
-// Bytes of a row of weights from which one row alone is multiplied so, and with each of the weights' rows from end to end as
-// processors look ahead in memory. B=1 T=10, two threads and one, the backward in the time of packed weights: GRU H=1024
-// 0.86 and 0.77 so, about even in blocks of columns; LSTM H=512 0.86 and 0.94, but H=256 0.88 and 0.65.
+// Bytes of a row of weights from which one row alone is multiplied with each of theirs from end to end, as processors look
+// ahead in memory, instead of in blocks of columns. T=10 B=1, one thread, the backward in the time of packed weights, in
+// blocks and so: GRU H=1024 1.14 and 0.77, LSTM H=512 0.94 and 0.86; but H=256 0.65 and 0.88.
 constexpr int64_t kLongRow = 2048;
 
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.

@@ -1,0 +1,178 @@
+"""The bits of a row's results depend on nothing but the row: not on the rest of its batch, the threads or the run."""
+
+import pytest
+import torch
+from helpers import LAYERS, flat, make, mapped, outcome, random, states
+
+import fusedrnn
+
+
+# more threads than any machine that runs this has cores to spare: the barriers must yield, not dead-lock
+@pytest.mark.parametrize("count", [1, 2, 3, 8])
+@pytest.mark.parametrize("case", ["rows", "units", "ragged", "projection"])
+def test_the_number_of_threads_does_not_show(case, count, threads):
+    kwargs = {"proj_size": 70} if case == "projection" else {}
+    B = {"rows": 64, "units": 1, "ragged": 40, "projection": 4}[case]
+    ours = fusedrnn.LSTM(8, 136, bidirectional=True, **kwargs)
+    x = random(5, B, 8, dtype=torch.float32)
+    given = {"lengths": (torch.arange(B) % 6).tolist()} if case == "ragged" else {}
+    threads(1)
+    alone = outcome(ours, x, **given)
+    threads(count)
+    together = outcome(ours, x, **given)
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
+
+
+HELPED = {  # what is given beside x, and how wide x is
+    "plain": ({}, 32),
+    "lengths": ({"lengths": [240, 101, 0]}, 32),
+    "reset": ({"reset": torch.arange(240 * 3).view(240, 3) % 7 == 3}, 32),
+    "projection": ({}, 32),
+    "one row": ({}, 40),
+    "wide": ({}, 300),
+}
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("option", HELPED)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_thread_that_helps_does_not_show(kind, option, directions, threads):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only LSTM has a projection")
+    given, I = HELPED[option]
+    more = {"proj_size": 20} if option == "projection" else {}
+    H = 65 if kind.startswith("rnn") else 33
+    ours = make(kind, I, H, bidirectional=directions == 2, dtype=torch.float32, **more)[0]
+    x = random(240, 1 if option == "one row" else 3, I, dtype=torch.float32)
+
+    def run():
+        with torch.no_grad():
+            inferred = ours(x, **given)[0]
+        return outcome(ours, x, **given) | {"inferred": inferred}
+
+    threads(1)
+    assert not ours.plan(x)[0].helpers
+    alone = run()
+    threads(2 * directions)
+    assert ours.plan(x)[0].helpers
+    together = run()
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
+
+
+# What a row gives must not depend on which others share its batch: neither its outputs nor its gradients. The sizes
+# are about the register block, the pieces of rows and the rows made ahead; with the last ones the gates' gradients of an
+# LSTM's and a GRU's rows lie whole pages apart, as do rows of x in float64.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("option", [None, "reset", "lengths"])
+@pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 130), (1, 33, 270), (5, 33, 40), (3, 300, 130), (3, 512, 128)])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, kernels):
+    ours = make(kind, I, H, dtype=dtype, bidirectional=True, num_layers=2)[0]
+    B = 101
+    x, hx = random(T, B, I, dtype=dtype), states(kind, 4, B, H, dtype=dtype)
+    reset, lengths = torch.rand(T, B) < 0.3, torch.randint(1, T + 1, (B,))
+    lengths[[2, 60]] = T  # so that no part is shorter than the whole
+
+    def rows(chosen):
+        given = {"reset": reset[:, chosen]} if option == "reset" else {"lengths": lengths[chosen]} if option else {}
+        inputs = [t[:, chosen].clone().requires_grad_() for t in (x, *flat(hx))]
+        first = tuple(inputs[1:]) if kind == "lstm" else inputs[1]
+        y, last = ours(inputs[0], first, **given)
+        outputs = [y, *flat(last)]
+        weights = [torch.linspace(-1, 1, t.size(-1), dtype=dtype).expand_as(t) for t in outputs]
+        return outputs + list(torch.autograd.grad(outputs, inputs, weights))
+
+    whole = rows(slice(None))
+    for chosen in ([2], [60], [2, 7, 60], list(range(2, 61))):
+        for i, value in enumerate(rows(chosen)):
+            assert torch.equal(value, whole[i][:, chosen]), (i, len(chosen))
+
+
+# Weights that are packed a slice at a time, as a single step's are, give the bits of those that are packed at once.
+@pytest.mark.parametrize("B, H", [(1, 7), (3, 33), (14, 130)])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_step_by_step_gives_the_bits_of_a_sequence(kind, B, H, kernels):
+    ours = make(kind, 19, H, dtype=torch.float32)[0]
+    x, hx = random(4, B, 19, dtype=torch.float32), states(kind, 1, B, H, dtype=torch.float32)
+    whole, last = ours(x, hx)
+    steps, state = [], hx
+    for x_t in x:
+        y, state = ours(x_t[None], state)
+        steps.append(y)
+    assert torch.equal(torch.cat(steps), whole)
+    for found, expected in zip(flat(state), flat(last)):
+        assert torch.equal(found, expected)
+
+
+# The products with a state of zeros are left out where none is given.
+@pytest.mark.parametrize("option", [None, "lengths", "reset"])
+@pytest.mark.parametrize("T", [1, 4])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_no_state_is_a_state_of_zeros(kind, T, option, kernels):
+    ours = make(kind, 5, 33, dtype=torch.float32, device=kernels, bidirectional=True)[0]
+    x = random(T, 7, 5, dtype=torch.float32, device=kernels)
+    zeros = mapped(torch.zeros_like, states(kind, 2, 7, 33, dtype=torch.float32, device=kernels))
+    reset = torch.zeros(T, 7, dtype=torch.bool, device=kernels)
+    reset[T - 1] = True  # of all rows, so that a later step starts from zeros as well
+    given = {"lengths": [T, T, 1, 1, 1, 1, 1]} if option == "lengths" else {"reset": reset} if option else {}
+    without, with_zeros = outcome(ours, x, **given), outcome(ours, x, zeros, **given)
+    for name, value in without.items():
+        torch.testing.assert_close(value, with_zeros[name], rtol=0, atol=0)
+
+
+# Large weights of the inputs are packed a slice at a time if there are few rows: the same bits as with many.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind, H", [("rnn_tanh", 540), ("gru", 180), ("lstm", 135)])
+@pytest.mark.cpu
+def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels):
+    T, B, I = 3, 101, 1500 if dtype == torch.float32 else 3000
+    ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
+    x, d_y = random(T, B, I, dtype=dtype), random(T, B, 2 * H, dtype=dtype)
+
+    def rows(chosen):
+        own = x[:, chosen].clone().requires_grad_()
+        y = ours(own)[0]
+        return y, torch.autograd.grad(y, own, d_y[:, chosen])[0]
+
+    for whole, few in zip(rows(slice(None)), rows([2, 60, 61])):
+        assert torch.equal(few, whole[:, [2, 60, 61]])
+
+
+# The backward takes weights as they are where there is but one sequence, or few rows of the inputs in all: the same bits
+# as with many, for rows that fill no whole vectors, that do and that are long (2 KB), and with units shared by threads.
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    "T, I, H", [(1, 5, 7), (3, 33, 50), (4, 65, 17), (12, 130, 96), (13, 20, 100), (40, 16, 64), (3, 530, 530)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, count, kernels, threads):
+    threads(count)
+    B = 14
+    ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
+    x, d_y, h_0 = random(T, B, I, dtype=dtype), random(T, B, 2 * H, dtype=dtype), random(2, B, H, dtype=dtype)
+
+    def rows(chosen):
+        own, first = x[:, chosen].clone().requires_grad_(), h_0[:, chosen].clone().requires_grad_()
+        y = ours(own, (first, first) if kind == "lstm" else first)[0]
+        return y, *torch.autograd.grad(y, [own, first], d_y[:, chosen])
+
+    whole = rows(slice(None))
+    for b in (0, 13):
+        for name, one, all_rows in zip(("y", "d_x", "d_h_0"), rows([b]), whole):
+            assert torch.equal(one, all_rows[:, [b]]), (name, b)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_repeated_runs_give_the_same_bits(kind, device):
+    ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]
+    x = random(9, 14, 6, dtype=torch.float32, device=device)
+    first = outcome(ours, x)
+    for _ in range(20):
+        again = outcome(ours, x)
+        assert all(torch.equal(first[name], again[name]) for name in first)
