@@ -186,6 +186,23 @@ def test_an_interrupted_run_keeps_what_it_has(bench, monkeypatch, capsys):
     assert "interrupted after 1 of 6 rows" in printed and "torch.nn: geometric mean of 1 ratios" in printed
 
 
+def test_rows_in_which_others_used_the_machine_are_measured_again(bench, monkeypatch):
+    work = [1.0, 1.0] + [2.0, 1.0]  # before and after each of two rows, the second disturbed
+    work += [2.0, 1.0] + [1.0, 3.0]  # others are still there; then it is tried, and disturbed again
+    work += [1.0] + [1.0, 1.05]  # and now it is not
+    monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS | {"work_s": 1.0})
+    monkeypatch.setattr(machine, "working_time", lambda ceilings: work.pop(0))
+    monkeypatch.setattr(runner, "PAUSE", 0)
+    measure, measured = runner.measure, []
+    monkeypatch.setattr(runner, "measure", lambda *given: measured.append(given[1]) or measure(*given))
+    status, written = bench(*TINY, "--cells", "gru", "--passes", "infer,step")
+    assert status == 0 and written["complete"] and not work
+    assert measured == ["infer", "step", "step", "step"]
+    assert [row["pass"] for row in written["results"]] == ["infer", "step"]
+    assert [row["undisturbed"] for row in written["results"]] == [1.0, pytest.approx(1 / 1.05)]
+    assert "again" not in written["results"][0] and written["results"][1]["again"] == 2
+
+
 def test_a_budget_that_is_used_up_ends_the_run(bench, capsys):
     status, written = bench(*TINY, "--budget", "1e-9")
     assert status == 0 and written["results"] == [] and not written["complete"]
