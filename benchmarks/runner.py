@@ -21,7 +21,7 @@ from .timing import OURS
 TIMED = 0.35  # of a row's share of the budget; the rest is for verification and for memory
 APART = ("cpu",)  # devices whose contenders have a process each
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
-DISTURBED = 0.9  # of the machine's best speed: rows that had less are measured again after the others
+DISTURBED = 0.95  # of the best speed: rows that had less are measured again at the end
 AGAIN = 0.5  # of the budget, which that may take besides
 PAUSE = 0.5  # seconds, until a machine that others use is asked again
 

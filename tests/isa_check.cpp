@@ -232,6 +232,8 @@ int main(int arguments, char** argument) {
                                 {13, 64}, {25, 70}, {1, 130}})
         for (const int T : {1, 3}) cases.push_back({cell, T, B, 1 + H % 19, H, 0, 1, dtype, false, false, 1});
       cases.push_back({cell, 1, 3, 270, 260, 0, 1, dtype, false, false, 1});  // dot products
+      cases.push_back({cell, 34, 1, 13, 50, 0, 1, dtype, false, false, 1});  // one long sequence, gates side by side
+      cases.push_back({cell, 9, 1, 16, 50, 0, 1, dtype, false, false, 1});   // a short one
       cases.push_back({cell, 4, 7, 13, 40, 0, 2, dtype, true, true, 1});
       cases.push_back({cell, 4, 26, 13, 40, 0, 2, dtype, false, true, 4});
     }

@@ -47,8 +47,6 @@ bool shares_weights(const Shape& s) {
   return s.steps <= 1 && cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) * bytes_of(s.weights) >= kLargeWeights;
 }
 
-int64_t align(int64_t elements) { return ceil_div(elements, 16) * 16; }
-
 }  // namespace
 
 CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
@@ -136,10 +134,23 @@ std::string explain(const Shape& s, const CpuPlan& p) {
 namespace {
 
 PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1) {
-  return {width, chunk, depth, gates, p.vector_lanes, 2 * p.vector_lanes, p.bfloat16_pairs ? 2 : 1};
+  return {width, chunk, depth, gates, p.vector_lanes, p.bfloat16_pairs ? 2 : 1};
 }
 
 }  // namespace
+
+PackedLayout::PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms)
+    : width(width), chunk(chunk), depth(depth), gates(gates), lanes(lanes), panel(2 * lanes), terms(terms),
+      chunks_(ceil_div(width, chunk)), length_(ceil_div(depth, terms)), whole_(of_size(chunk)),
+      last_(of_size(width - (chunks_ - 1) * chunk)) {}
+
+PackedLayout::Chunk PackedLayout::of_size(int64_t size) const {
+  const int64_t whole = ceil_div(size, lanes) * lanes;
+  // With AVX-512 50 units of an LSTM are 13 vectors instead of 16, and 100 are 25 instead of 28.
+  const int64_t stride = ceil_div(size * gates, lanes) * lanes < whole * gates ? size : whole;
+  const int64_t read = stride * (gates - 1) + whole;  // by a loop over the last gate's vectors
+  return {size, stride, ceil_div(read, panel) * panel, ceil_div(stride * gates, lanes)};
+}
 
 PackedLayout input_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates);
@@ -172,15 +183,15 @@ struct Use {
 Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use& hidden_side, const Use& projected,
                   int64_t ahead) {
   const PackedLayout &inputs = input.layout, &hidden = hidden_side.layout, &projection = projected.layout;
-  const int64_t widest = std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)});
+  const int64_t widest = whole_lines(std::max({inputs.columns(0), hidden.columns(0), projection.columns(0)}));
   int64_t summed = 0;  // columns that are made at once
   for (const Use* use : {&input, &hidden_side})
-    if (use->weights == Weights::sums) summed = std::max(summed, align(use->layout.width));
+    if (use->weights == Weights::sums) summed = std::max(summed, whole_lines(use->layout.width));
   Workspace w{};
   int64_t at = 0;
   const auto take = [&at](int64_t elements) {
     const int64_t here = at;
-    at += align(elements);
+    at += whole_lines(elements);
     return here;
   };
   const auto take_weights = [&](bool used, const Use& use) {
@@ -192,7 +203,7 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   w.projection = take_weights(s.projected, projected);
   w.input_bias = take(inputs.chunks() * inputs.columns(0));
   w.hidden_bias = take(inputs.chunks() * inputs.columns(0));
-  w.state_stride = align(s.batch * std::max(s.hidden, s.projection));
+  w.state_stride = s.batch * whole_lines(std::max(s.hidden, s.projection));
   w.state = take(2 * w.state_stride);
   w.direction_stride = at;
   at *= s.directions;
@@ -224,10 +235,10 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
   GradientWorkspace w{};
   w.outputs = std::min(std::max(kGradientOutputs, kGradientVectors * p.vector_lanes), own);
-  w.zeros = align(s.projection + 8 * lanes);  // also for as many columns as are packed at once
-  w.packed_d = align(depth * 2 * lanes);
-  w.pointers = w.packed_d + align((depth + lanes) * w.outputs);  // a vector or two behind each block
-  w.stride = w.pointers + align(depth * 8 / s.element_bytes);
+  w.zeros = whole_lines(s.projection + 8 * lanes);  // also for as many columns as are packed at once
+  w.packed_d = whole_lines(depth * 2 * lanes);
+  w.pointers = w.packed_d + whole_lines((depth + lanes) * w.outputs);  // a vector or two behind each block
+  w.stride = w.pointers + whole_lines(depth * 8 / s.element_bytes);
   w.total = w.zeros + p.gradient_threads * w.stride;
   return w;
 }

@@ -51,25 +51,39 @@ CpuPlan plan_cpu(const Shape& shape, int threads, const VectorUnit& unit);
 // Why the plan is what it is, for people; apart from it because a call may last but microseconds.
 std::string explain(const Shape& shape, const CpuPlan& plan);
 
-// Columns of a packed matrix: `width` outputs of each of `gates` gates, cut into chunks of `chunk`
-// outputs; a chunk's gates lie side by side, each padded to whole vectors, the chunk to whole panels.
+// Columns of a packed matrix: `width` outputs of each of `gates` gates, cut into chunks of `chunk` outputs.
 struct PackedLayout {
+  // A chunk's columns: its gates' outputs beside each other, `gate_stride` apart, and what makes them whole panels.
+  struct Chunk {
+    int64_t size;         // outputs of each gate
+    int64_t gate_stride;  // of gates that begin with a vector; or `size`, where gates side by side fill fewer vectors
+    int64_t columns;      // room for whole vectors of each gate
+    int64_t vectors;      // that hold outputs
+  };
+
   int64_t width, chunk, depth;  // depth: length of the inner product
   int gates, lanes, panel;      // panel = 2·lanes columns
   int terms;                    // of the inner product that one element holds
 
-  FUSEDRNN_INLINE int64_t chunks() const { return (width + chunk - 1) / chunk; }
-  FUSEDRNN_INLINE int64_t size(int64_t c) const { return c + 1 < chunks() ? chunk : width - c * chunk; }
-  FUSEDRNN_INLINE int64_t gate_stride(int64_t c) const { return (size(c) + lanes - 1) / lanes * lanes; }
-  FUSEDRNN_INLINE int64_t columns(int64_t c) const {
-    return (gate_stride(c) * gates + panel - 1) / panel * panel;
-  }
-  FUSEDRNN_INLINE int64_t vectors(int64_t c) const { return gate_stride(c) * gates / lanes; }  // of columns that are read
-  FUSEDRNN_INLINE int64_t length() const { return (depth + terms - 1) / terms; }  // of a column, in elements
+  PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms);
+
+  FUSEDRNN_INLINE int64_t chunks() const { return chunks_; }
+  FUSEDRNN_INLINE int64_t size(int64_t c) const { return of(c).size; }
+  FUSEDRNN_INLINE int64_t gate_stride(int64_t c) const { return of(c).gate_stride; }
+  FUSEDRNN_INLINE int64_t columns(int64_t c) const { return of(c).columns; }
+  FUSEDRNN_INLINE int64_t vectors(int64_t c) const { return of(c).vectors; }
+  FUSEDRNN_INLINE int64_t length() const { return length_; }  // of a column, in elements
   FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * length(); }
-  // Every chunk but the last has the same size.
   FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
   FUSEDRNN_INLINE int64_t total() const { return begin(chunks() - 1) + elements(chunks() - 1); }
+
+ private:
+  // Every chunk but the last has the same size. They are kept because asking for one costs divisions, as many as a narrow
+  // row's step.
+  FUSEDRNN_INLINE const Chunk& of(int64_t c) const { return c + 1 < chunks_ ? whole_ : last_; }
+  Chunk of_size(int64_t size) const;
+  int64_t chunks_, length_;
+  Chunk whole_, last_;
 };
 
 // Whether rows have to be copied before a product, to where zeros follow them: pairs are read to the end of the last one, by
@@ -115,6 +129,9 @@ constexpr int64_t kSummedSteps = 32, kSummedRows = 12;
 // ahead in memory, instead of in blocks of columns. T=10 B=1, one thread, the backward in the time of packed weights, in
 // blocks and so: GRU H=1024 1.14 and 0.77, LSTM H=512 0.94 and 0.86; but H=256 0.65 and 0.88.
 constexpr int64_t kLongRow = 2048;
+
+// Elements in whole vectors of any instruction set, which of numbers of 4 bytes or more are whole cache lines.
+FUSEDRNN_INLINE int64_t whole_lines(int64_t elements) { return (elements + 15) / 16 * 16; }
 
 // Offsets, in elements, of the pieces of the workspace. Each is a whole number of cache lines.
 struct Workspace {
