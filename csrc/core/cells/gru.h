@@ -13,6 +13,7 @@ struct Gru {
   static constexpr int states = 1;  // h
   static constexpr int saved = 4;   // r, z, n after their activation, and u_n
   static constexpr int split = 1;   // n: d_x = d_n, d_u = r·d_n
+  static constexpr bool direct = true;  // by z·h_prev
 
   template <class T>
   static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {

@@ -12,6 +12,7 @@ struct Lstm {
   static constexpr int states = 2;  // h, c
   static constexpr int saved = 4;   // i, f, g, o after their activation
   static constexpr int split = 0;
+  static constexpr bool direct = false;
 
   template <class T>
   static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {

@@ -12,6 +12,7 @@ struct Rnn {
   static constexpr int states = 1;  // h
   static constexpr int saved = 0;   // the derivative is a function of h itself
   static constexpr int split = 0;   // gates whose input- and hidden-side gradients differ
+  static constexpr bool direct = false;  // h_prev reaches h past w_hh, too
 
   template <class T>
   static FUSEDRNN_INLINE void activate(const T* x, const T* u, T* a) {
