@@ -16,7 +16,6 @@ import torch
 from . import machine, memory, timing
 from .apart import Apart, Pass, ready, stopped
 from .cases import Case, contenders, expected
-from .timing import OURS
 
 TIMED = 0.35  # of a row's share of the budget; the rest is for verification and for memory
 APART = ("cpu",)  # devices whose contenders have a process each
@@ -51,8 +50,7 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
         if results[name]["right"]:
             results[name] |= extras(run, case, device)
     results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
-    medians = {name: result["median_s"] for name, result in results.items() if "median_s" in result}
-    ratios = {name: median / medians[OURS] for name, median in medians.items() if name != OURS and OURS in medians}
+    ratios = {name: result["ratio"] for name, result in results.items() if "ratio" in result}
     with stopped():
         work = before and max(before, working())
     row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}

@@ -89,7 +89,14 @@ def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock):
         results[name] |= failure(error)
     for name, seconds_each in samples.items():
         results[name] |= {**figures(seconds_each), "rounds": len(seconds_each)}
+        if name != OURS and OURS in samples:
+            results[name]["ratio"] = paired_ratio(seconds_each, samples[OURS])
     return results
+
+
+def paired_ratio(theirs, ours):
+    """How many times as long they took, in the median of the rounds: what slows the machine for some of these, slows both."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def failure(error):

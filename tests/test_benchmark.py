@@ -225,6 +225,16 @@ def test_contenders_take_turns():
     assert order == ["A", "B", *"BA", *"AB", *"BA"], "after one call of each to warm up"
 
 
+def test_the_ratio_is_that_of_the_rounds():
+    """Ours takes 1 or 2 as the machine is quick or slow, theirs 1.5 or 3; the medians alone would say 2 and 1.5."""
+    seconds = {"ours": [1, 1, 2, 2, 2], "theirs": [1.5, 1.5, 3, 3, 1.5]}
+    turns = {name: iter([*each[:1], *each]) for name, each in seconds.items()}  # one more to warm up
+    clock = lambda run, repeats: next(turns[run])
+    passes = {"torch.nn": "theirs", timing.OURS: "ours"}
+    assert timing.time_in_turns(passes, 0, 5, clock)[0] == {"torch.nn": seconds["theirs"], timing.OURS: seconds["ours"]}
+    assert timing.paired_ratio(seconds["theirs"], seconds["ours"]) == 1.5
+
+
 def test_what_a_pass_prepares_is_not_counted():
     done = []
 
