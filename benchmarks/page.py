@@ -19,8 +19,8 @@ METHOD = f"""\
 timed. Contenders warm up and then take turns, round by round, on the CPU each in a process of its own. Figures are
 medians with the tenth and the ninetieth percentile. On CUDA times come from events, with inputs rotated through more
 memory than the L2 cache holds (up to 512 copies; a captured graph keeps its one), and cuDNN runs at the same
-precision, TF32 as the environment says. What compiling takes is not counted. The ratio is a rival's median over
-{OURS}'s: above 1, {OURS} is faster.</p>
+precision, TF32 as the environment says. What compiling takes is not counted. The ratio is a rival's time over
+{OURS}'s, in the median of the rounds: above 1, {OURS} is faster.</p>
 <p>Peak memory is what a pass holds at most beyond what was there before it: on the CPU the running sum of what torch's
 allocator gives and takes back, on CUDA torch's own peak. Scratch memory inside oneDNN and MKL is not seen.</p>"""
 

@@ -76,7 +76,8 @@ def speed(result):
         ratios[f"{record['case']} {record['pass']}"] = ratio
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
     return [
-        taken(result) + " Medians over the rounds, torch.nn → fusedrnn, and of the ratio, which is above 1 where fusedrnn is faster.",
+        taken(result) + " Medians over the rounds, torch.nn → fusedrnn, and of the ratio, which is above 1 where fusedrnn is "
+        "faster.",
         "",
         "| case | training step | ratio | inference | ratio |",
         "|---|---|---|---|---|",

@@ -160,7 +160,7 @@ def again(results, timed, seconds, ceilings):
             if ceilings["work_s"] < DISTURBED * machine.working_time(ceilings):
                 time.sleep(PAUSE)
                 continue
-        number = min((n for n, row in enumerate(results) if disturbed(row)), key=lambda n: (tries[n], n))
+        number = min((n for n, row in enumerate(results) if disturbed(row)), key=lambda n: (tries[n], results[n]["undisturbed"]))
         tries[number] += 1
         row = timed(number)
         if row["undisturbed"] > results[number]["undisturbed"]:
