@@ -160,7 +160,8 @@ def again(results, timed, seconds, ceilings):
             if ceilings["work_s"] < DISTURBED * machine.working_time(ceilings):
                 time.sleep(PAUSE)
                 continue
-        number = min((n for n, row in enumerate(results) if disturbed(row)), key=lambda n: (tries[n], results[n]["undisturbed"]))
+        worst_first = lambda n: (tries[n], results[n]["undisturbed"])
+        number = min((n for n, row in enumerate(results) if disturbed(row)), key=worst_first)
         tries[number] += 1
         row = timed(number)
         if row["undisturbed"] > results[number]["undisturbed"]:
