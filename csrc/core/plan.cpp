@@ -236,7 +236,8 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   GradientWorkspace w{};
   w.outputs = std::min(std::max(kGradientOutputs, kGradientVectors * p.vector_lanes), own);
   w.zeros = whole_lines(s.projection + 8 * lanes);  // also for as many columns as are packed at once
-  w.packed_d = whole_lines(std::max(kGradientPanelRows, depth) * 2 * lanes);
+  w.panel_rows = s.rows < kGradientRows ? kGradientPanelRows : kGradientRows;
+  w.packed_d = whole_lines(w.panel_rows * 2 * lanes);
   w.pointers = w.packed_d + whole_lines((depth + lanes) * w.outputs);  // a vector or two behind each block
   w.stride = w.pointers + whole_lines(depth * 8 / s.element_bytes);
   w.total = w.zeros + p.gradient_threads * w.stride;

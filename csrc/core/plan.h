@@ -153,9 +153,9 @@ struct Workspace {
 // 0.93 of the time.
 constexpr int64_t kGradientRows = 256, kGradientOutputs = 264, kGradientVectors = 33;
 
-// Rows of all the panels that are multiplied with a block at a time, if they have fewer: a row of the sums is then written
-// in long pieces, where it lies a page and more from the next. One thread, B=1 GRU H=1024, T=10 0.56 and T=100 0.88 of the
-// time; with 256 rows 0.60 and 0.91.
+// Rows of all the panels that are multiplied with a block at a time, if there are fewer than a slice has: a row of the sums is
+// then written in long pieces, where it lies a page and more from the next. One thread, B=1 GRU H=1024, T=10 0.56 and T=100
+// 0.88 of the time; with 256 rows 0.60 and 0.91.
 constexpr int64_t kGradientPanelRows = 512;
 
 // Pieces of the workspace of the weights' gradients: a row of zeros, and for each thread, in elements from its own begin, a
@@ -163,6 +163,7 @@ constexpr int64_t kGradientPanelRows = 512;
 struct GradientWorkspace {
   int64_t zeros, packed_d, pointers, stride;
   int64_t outputs;  // that a thread packs at once, in whole blocks
+  int64_t panel_rows;  // of all the panels that it packs at once
   int64_t total;
 };
 GradientWorkspace gradient_workspace(const Shape& shape, const CpuPlan& plan);
