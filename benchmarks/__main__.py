@@ -79,7 +79,8 @@ def parse(arguments):
     parser.add_argument("--tf32", action="store_true", help="let float32 products on CUDA, of all contenders, use TF32")
     parser.add_argument("--threads", type=size, help="torch's default if omitted")
     parser.add_argument("--rounds", type=size, help="samples of each contender, instead of as many as the time allows")
-    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help="for all rows; by default the suite's")
+    says = "for all rows, and up to half as much to measure disturbed ones again; by default the suite's"
+    parser.add_argument("--budget", type=seconds, metavar="SECONDS", help=says)
     parser.add_argument("--output", type=Path, metavar="DIR", default=OUT, help="benchmarks/out if omitted")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail where a row became slower than there")
     parser.add_argument("--report", type=Path, metavar="OLD.json", help="measure nothing, make the report of this anew")
