@@ -238,6 +238,8 @@ int main(int arguments, char** argument) {
       cases.push_back({cell, 4, 26, 13, 40, 0, 2, dtype, false, true, 4});
     }
     cases.push_back({cell, 30, 20, 40, 72, 0, 1, Dtype::float32, true, false, 3});  // many rows of gradients
+    if (cell == CellKind::rnn_tanh)  // weights and gradients past the caches, of whole cache lines and of others
+      for (const int64_t H : {736, 731}) cases.push_back({cell, 2, 3, 730, H, 0, 1, Dtype::float32, false, false, 1});
   }
   for (const Dtype dtype : {Dtype::float64, Dtype::float32, Dtype::bfloat16})
     for (const auto& [H, P] : {std::pair{9, 1}, {33, 8}, {70, 35}})

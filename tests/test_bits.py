@@ -142,6 +142,23 @@ def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels)
         assert torch.equal(few, whole[:, [2, 60, 61]])
 
 
+# One thread packs 2 MB of weights and more past the caches, two of whom each has the half do not: the same bits, whether
+# rows fill whole cache lines or not, and whatever weights are stored as.
+@pytest.mark.parametrize("dtype, H", [(torch.float32, 736), (torch.float32, 731), (torch.float64, 523), (torch.bfloat16, 1040)])
+@pytest.mark.cpu
+def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, threads):
+    ours = make("rnn_tanh", 24, H, dtype=dtype)[0]
+    x = random(3, 2, 24, dtype=dtype)
+    threads(1)
+    assert ours.plan(x)[0].unit_parts == 1 and 2 << 20 <= ours.weight_hh_l0.nbytes < 4 << 20
+    alone = outcome(ours, x)
+    threads(2)
+    assert ours.plan(x)[0].unit_parts == 2
+    together = outcome(ours, x)
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
+
+
 # The backward takes weights as they are where there is but one sequence, or few rows of the inputs in all: the same bits
 # as with many, for rows that fill no whole vectors, that do and that are long (2 KB), and with units shared by threads.
 @pytest.mark.parametrize("count", [1, 2])

@@ -115,6 +115,18 @@ def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels, threa
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, doubled(x)))
 
 
+# Sums of 2 MB and more of at most a slice's rows are written past the caches, where their rows are whole cache lines; a
+# second call overwrites what the first has left in the memory that it is given.
+@pytest.mark.parametrize("B, I, H", [(7, 736, 720), (2, 720, 741), (90, 730, 720)])
+def test_large_gradients_of_weights(B, I, H, kernels, threads):
+    ours, torchs, truth = make("rnn_tanh", I, H, dtype=torch.float32, device=kernels)
+    x = random(3, B, I, dtype=torch.float32, device=kernels)
+    theirs, true = outcome(torchs, x), outcome(truth, x.double())
+    for count in (1, 2):
+        threads(count)
+        assert_all_close(outcome(ours, x), theirs, true)
+
+
 # A sum of 8192 products in one chain would be several times as wrong.
 @pytest.mark.parametrize("kind", LAYERS)
 def test_gradients_of_weights_are_summed_with_care(kind, kernels):

@@ -80,6 +80,8 @@ def test_the_backward_of_one_sequence_packs_no_recurrent_weights():
     assert "takes w_hh as it is" in one.reason and "takes w_hh as it is" not in two.reason
     as_it_is = [plan("lstm", T, 1, H).reason.find("as it is") > 0 for T, H in ((32, 100), (33, 100), (500, 128))]
     assert as_it_is == [True, False, True], "rows across cache lines, of many steps, are packed"
+    far = [plan("gru", T, 1, 1024, threads=threads).reason.find("as it is") > 0 for T, threads in ((32, 1), (33, 1), (33, 8))]
+    assert far == [True, False, True], "weights that come from afar in each of many steps are packed"
     assert "as it is" not in plan("lstm", 10, 1, 1).reason, "a vector would end beyond the next row"
 
 

@@ -102,7 +102,8 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
   p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs, p.input_weights);
   const bool whole_vectors = s.projection % p.vector_lanes == 0;
-  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || whole_vectors);
+  const bool near = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts < kFarWeights;
+  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && near));
   p.backward_hidden_weights = sums_or(one, s.projection, p.hidden_weights);
   p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
   p.workspace_bytes =

@@ -29,6 +29,12 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(a))),
                                  _mm_loadu_si128(static_cast<const __m128i*>(b)), 1);
 }
+template <class V>
+FUSEDRNN_INLINE void stream(void* to, V value) {
+  if constexpr (sizeof(V) == 32) _mm256_stream_si256(static_cast<__m256i*>(to), __m256i(value));
+  else *static_cast<V*>(to) = value;  // too small a part of a cache line
+}
+FUSEDRNN_INLINE void fence() { _mm_sfence(); }
 }  // namespace fusedrnn::cpu::avx2
 
 #define FUSEDRNN_ISA avx2
@@ -38,6 +44,7 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 #define FUSEDRNN_DEPTH_SLICE 256
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_HAS_MASKS
+#define FUSEDRNN_HAS_STREAMS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m256(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w))), 16))
 #define FUSEDRNN_LOAD_FLOAT16(w) _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)))

@@ -29,6 +29,12 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c, const void* d) {
   return _mm512_maskz_inserti64x4(0xff, _mm512_castsi256_si512(load_pieces(a, b)), load_pieces(c, d), 1);
 }
+template <class V>
+FUSEDRNN_INLINE void stream(void* to, V value) {
+  if constexpr (sizeof(V) == 64) _mm512_stream_si512(static_cast<__m512i*>(to), __m512i(value));
+  else *static_cast<V*>(to) = value;  // no whole cache line
+}
+FUSEDRNN_INLINE void fence() { _mm_sfence(); }
 
 // AVX512_BF16, which not every processor with AVX-512 has: as assembly, so that no compiler uses it anywhere else. Denormals
 // are taken for zeros.
@@ -61,6 +67,7 @@ FUSEDRNN_INLINE void store_first(BFloat16* to, __m512 value, int64_t n) {
 #define FUSEDRNN_DEPTH_SLICE 512
 #define FUSEDRNN_HAS_EXTREMA
 #define FUSEDRNN_HAS_MASKS
+#define FUSEDRNN_HAS_STREAMS
 #define FUSEDRNN_HAS_PAIRS
 #define FUSEDRNN_LOAD_BFLOAT16(w) \
   __m512(_mm512_maskz_slli_epi32(    \
