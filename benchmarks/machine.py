@@ -6,11 +6,13 @@ packed before; float64 counts half of float32 there, for registers hold half as 
 of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and what
 the smallest of modules takes, one that multiplies by a number, without and with its gradients (the last two on the
 CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
-so many bytes, F the rate of functions,
+so many bytes, A that of reading as many as all weights have, F the rate of functions, and of what stands before and after a
+bar whichever takes longer,
 
-    walk     = input products / P + T · (a step's recurrent products / P or W / R, whichever is longer, + meeting)
+    walk     = input products / P | input weights / A, + T · (a step's recurrent products / P | W / R, + meeting)
+               + what W / A takes longer than such a step, in the first one
     forward  = walk + sigmoids and tanhs / F (5 a unit and step of an LSTM, 3 of a GRU, 1 of an RNN)
-    backward = walk + (input products + recurrent products) / P, for the weights' gradients
+    backward = walk + (input products + recurrent products) / P | all weights / A, for the weights' gradients
     step     = forward + backward
 
 for each layer, and once the call. On the CPU it is the lower of what one thread can do, which meets nobody, and all
@@ -244,10 +246,14 @@ def at_ceilings(case, mode, found, itemsize, threads):
     P = found["flops"] * share
     of_inputs, of_recurrence = case.products()
     steps, weights = case.T * case.layers, sides * GATES[case.cell] * case.H**2 * itemsize
+    of_x = weights * (1 + (case.layers - 1) * sides)  # all layers' weights of their inputs
+    everything = of_x + case.layers * weights
+    A = read_rate(found["read"], everything) * share
     alone = found["threads"] > 1 and (threads == 1 or case.B * sides >= threads)
     step = max(of_recurrence / steps / P, weights / (read_rate(found["read"], weights) * share))
-    walk = of_inputs / P + steps * (step + (0 if alone else found["meeting_s"]))
-    backward = walk + (of_inputs + of_recurrence) / P
+    first = case.layers * max(0.0, weights / A - step)
+    walk = max(of_inputs / P, of_x / A) + first + steps * (step + (0 if alone else found["meeting_s"]))
+    backward = walk + max((of_inputs + of_recurrence) / P, everything / A)
     # As many as the recurrent products have outputs for each gate; in wider numbers a register holds fewer.
     functions = of_recurrence / (2 * case.H * GATES[case.cell]) * FUNCTIONS[case.cell] * max(1, itemsize / 4)
     forward = walk + (functions / (found["functions"] * share) if found.get("functions") else 0)

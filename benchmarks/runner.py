@@ -59,12 +59,9 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
 
 
 def judged(row, ceilings):
-    """The row with what the ceilings say of it: its limit, how near each contender comes, and how undisturbed it was."""
+    """The row with what the ceilings say of it: its limit, and how undisturbed it was."""
     case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
     row["limit_s"] = machine.limit(case, row["pass"], ceilings) if ceilings else None
-    for figures in row["contenders"].values():
-        if "median_s" in figures:
-            figures["of_limit"] = row["limit_s"] / figures["median_s"] if row["limit_s"] else None
     row["undisturbed"] = min(1.0, ceilings["work_s"] / row["work_s"]) if row["work_s"] else None
     return row
 

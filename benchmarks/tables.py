@@ -19,7 +19,7 @@ def rows(result):
         for rival in [name for name in found if name != OURS] or [OURS]:
             ratio = record["ratios"].get(rival)
             cells = [record["case"], record["pass"], rival, timing.as_text(found[rival]), timing.as_text(ours)]
-            cells += ["" if ratio is None else f"{ratio:.2f}", percent(ours.get("of_limit"))]
+            cells += ["" if ratio is None else f"{ratio:.2f}", percent(timing.of_limit(record, OURS) if "p10_s" in ours else None)]
             cells += [megabytes(found[rival].get("peak_bytes")), megabytes(ours.get("peak_bytes"))]
             table.append((cells, ratio))
     return table

@@ -99,6 +99,12 @@ def paired_ratio(theirs, ours):
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
+def of_limit(row, name):
+    """How near a contender comes to the row's limit, None where that is not known: in the fastest decile of its rounds, for
+    the limit is of a machine that nobody else uses, and those were the nearest to that."""
+    return row["limit_s"] / row["contenders"][name]["p10_s"] if row["limit_s"] else None
+
+
 def failure(error):
     return {"error": None, "right": False, "failed": said_of(error)}
 
