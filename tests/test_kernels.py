@@ -115,8 +115,8 @@ def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels, threa
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, doubled(x)))
 
 
-# Sums of 2 MB and more of at most a slice's rows are written past the caches, where their rows are whole cache lines; a
-# second call overwrites what the first has left in the memory that it is given.
+# Sums of 2 MB and more, of at most a slice's rows (256), are written past the caches where their rows are whole cache lines;
+# others, of more rows or of 741 or 730 columns, are not.
 @pytest.mark.parametrize("B, I, H", [(7, 736, 720), (2, 720, 741), (90, 730, 720)])
 def test_large_gradients_of_weights(B, I, H, kernels, threads):
     ours, torchs, truth = make("rnn_tanh", I, H, dtype=torch.float32, device=kernels)
