@@ -66,7 +66,7 @@ def rnn(
     lengths: (B,) integer — row b ends after lengths[b] steps, padding comes out as zeros
     reset: (T, B) bool, or (N,) when packed — where true, the state starts afresh before that step
     reset_to: "zeros" or "hx" — what it starts afresh from
-    recompute: whether to keep no gates for the backward but compute them again there, all steps at once
+    recompute: whether to keep no gates for the backward but compute them again there, many steps at once
 
     Raises ValueError for an unknown nonlinearity or reset_to, for a number of weights or of states that does not
     make whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.

@@ -24,9 +24,10 @@ class Plan:
     isa: instruction set of the kernels
     threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only unit_parts meet at a barrier every step
     helpers: 1 where another thread beside each makes x's product and d_x of some steps at a time
-    gradient_threads: that share the outputs of the weights' gradients, once the steps are done
+    gradient_threads: that share the outputs of the weights' gradients, once steps are done
+    stretch_rows: rows of steps that the backward takes before their sums, where it may not write over what was saved
     chunk: hidden units whose gates are computed together
-    workspace_bytes: scratch memory of a call; saved_bytes: kept from forward to backward besides the output
+    workspace_bytes: most scratch memory of a call; saved_bytes: kept from forward to backward besides the output
     reason: why it is so
     """
 
@@ -38,6 +39,7 @@ class Plan:
     unit_parts: int
     helpers: int
     gradient_threads: int
+    stretch_rows: int
     chunk: int
     workspace_bytes: int
     saved_bytes: int

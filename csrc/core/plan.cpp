@@ -86,6 +86,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts * (1 + p.helpers);
   const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
   p.gradient_threads = at_most(sums / kSingleWorkPerThread, threads);
+  const int64_t row_bytes = std::max<int64_t>(1, s.directions * gradient_width(s) * s.element_bytes);
+  const int64_t stretch = std::clamp(kStretchBytes / row_bytes, kFewestStretchRows, kMostStretchRows);
+  p.stretch_rows = std::max(s.batch, std::min(s.rows, stretch));
   p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
   // Without a projection h is the hidden units: one owner for both sides of a step.
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, kChunkUnits, p.vector_lanes);
@@ -106,12 +109,13 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && near));
   p.backward_hidden_weights = sums_or(one, s.projection, p.hidden_weights);
   p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
-  p.workspace_bytes =
-      s.element_bytes *
-      std::max({forward_workspace(s, p).total, backward_workspace(s, p).total, gradient_workspace(s, p).total});
+  const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
+  const int64_t stretch_width = s.directions * (gradient_width(s) + (s.projected ? s.projection : 0));
+  p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
+                               s.element_bytes * (backward_workspace(s, p).total + gradient_workspace(s, p).total) +
+                                   stored * p.stretch_rows * stretch_width);
   const int64_t saved = ((cell.saved ? cell.slots() : 0) + s.projected) * s.hidden, cells = (cell.states - 1) * s.hidden;
-  p.saved_bytes = s.rows * s.directions *
-                  (saved * (p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes) + cells * s.element_bytes);
+  p.saved_bytes = s.rows * s.directions * (saved * stored + cells * s.element_bytes);
   return p;
 }
 
@@ -239,7 +243,8 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   w.zeros = whole_lines(s.projection + 8 * lanes);  // also for as many columns as are packed at once
   w.panel_rows = s.rows < kGradientRows ? kGradientPanelRows : kGradientRows;
   w.packed_d = whole_lines(w.panel_rows * 2 * lanes);
-  w.pointers = w.packed_d + whole_lines((depth + lanes) * w.outputs);  // a vector or two behind each block
+  w.bias_sums = w.packed_d + whole_lines((depth + lanes) * w.outputs);  // a vector or two behind each block
+  w.pointers = w.bias_sums + whole_lines(w.outputs + lanes);
   w.stride = w.pointers + whole_lines(depth * 8 / s.element_bytes);
   w.total = w.zeros + p.gradient_threads * w.stride;
   return w;

@@ -6,10 +6,12 @@
 #pragma once
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../core/plan.h"
 #include "../core/problem.h"
+#include "stretch.h"
 
 namespace fusedrnn::cpu {
 
@@ -24,40 +26,38 @@ struct DirectionGradients {
   T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
 };
 
-// The sums over all rows that follow a backward: at least one row.
+// The sums over the rows of a backward.
 template <class T, class S = T>
 struct WeightGradients {
-  const Backward<S, T>& backward;  // done: d_gates, and d_h with a projection, are there
+  const Backward<S, T>& backward;  // d_gates, and d_h with a projection, are there
   const S* x;                      // (N, I)
   DirectionGradients<T> direction[kMaxDirections];
 };
 
+// For tensors that hold S and arithmetic in T. Workspaces are 64-byte aligned and begin with undefined contents.
+template <class S, class T>
+struct KernelsOf {
+  // workspace: forward_workspace(shape, plan).total elements
+  void (*forward)(const Forward<S, T>&, const CpuPlan&, T* workspace);
+  // at: a stretch of each direction, in the order of the backward. workspace: backward_workspace(shape, plan).total elements,
+  // whose contents go from stretch to stretch
+  void (*backward)(const Backward<S, T>&, const Stretch* at, const CpuPlan&, T* workspace);
+  // of the stretches that the backward has come from. workspace: gradient_workspace(shape, plan).total elements
+  void (*gradients)(const WeightGradients<T, S>&, const Stretch* at, const CpuPlan&, T* workspace);
+};
+
 struct Kernels {
   VectorUnit unit;
-  // workspace: forward_workspace(shape, plan).total elements, 64-byte aligned, contents undefined
-  void (*forward_float)(const Forward<float>&, const CpuPlan&, float* workspace);
-  void (*forward_double)(const Forward<double>&, const CpuPlan&, double* workspace);
-  void (*backward_float)(const Backward<float>&, const CpuPlan&, float* workspace);
-  void (*backward_double)(const Backward<double>&, const CpuPlan&, double* workspace);
+  KernelsOf<float, float> of_float;
+  KernelsOf<double, double> of_double;
+  KernelsOf<BFloat16, float> of_bfloat16;  // for plans with bfloat16_pairs; null where the set has none
 
-  // workspace: gradient_workspace(shape, plan).total elements
-  void (*gradients_float)(const WeightGradients<float>&, const CpuPlan&, float* workspace);
-  void (*gradients_double)(const WeightGradients<double>&, const CpuPlan&, double* workspace);
-
-  // for plans with bfloat16_pairs; null where the set has none
-  void (*forward_bfloat16)(const Forward<BFloat16, float>&, const CpuPlan&, float* workspace);
-  void (*backward_bfloat16)(const Backward<BFloat16, float>&, const CpuPlan&, float* workspace);
-  void (*gradients_bfloat16)(const WeightGradients<float, BFloat16>&, const CpuPlan&, float* workspace);
-
-  void forward(const Forward<float>& f, const CpuPlan& p, float* w) const { forward_float(f, p, w); }
-  void forward(const Forward<double>& f, const CpuPlan& p, double* w) const { forward_double(f, p, w); }
-  void backward(const Backward<float>& b, const CpuPlan& p, float* w) const { backward_float(b, p, w); }
-  void backward(const Backward<double>& b, const CpuPlan& p, double* w) const { backward_double(b, p, w); }
-  void gradients(const WeightGradients<float>& g, const CpuPlan& p, float* w) const { gradients_float(g, p, w); }
-  void gradients(const WeightGradients<double>& g, const CpuPlan& p, double* w) const { gradients_double(g, p, w); }
-  void forward(const Forward<BFloat16, float>& f, const CpuPlan& p, float* w) const { forward_bfloat16(f, p, w); }
-  void backward(const Backward<BFloat16, float>& b, const CpuPlan& p, float* w) const { backward_bfloat16(b, p, w); }
-  void gradients(const WeightGradients<float, BFloat16>& g, const CpuPlan& p, float* w) const { gradients_bfloat16(g, p, w); }
+  template <class S>
+  const auto& of() const {
+    if constexpr (std::is_same_v<S, double>) return of_double;
+    else if constexpr (std::is_same_v<S, float>) return of_float;
+    else return of_bfloat16;
+  }
 };
 
 extern const Kernels kPortable;

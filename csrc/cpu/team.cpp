@@ -119,19 +119,4 @@ void run_threads(int threads, void (*body)(void*, int, int), void* context) {
   in_parallel(threads, [&](int id, int granted) { body(context, id, granted); });
 }
 
-int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts) {
-  if (part == 0) return 0;
-  if (part == parts) return rows.batch;
-  if (!rows.active_) return rows.batch * part / parts;
-  const int64_t wanted = total_rows * part / parts;
-  int64_t low = 0, high = rows.batch;
-  while (low < high) {  // the fewest sequences that hold `wanted` rows
-    const int64_t middle = (low + high) / 2;
-    int64_t held = 0;
-    for (int64_t t = 0; t < rows.steps; ++t) held += std::min(rows.active_[t], middle);
-    if (held < wanted) low = middle + 1; else high = middle;
-  }
-  return low;
-}
-
 }  // namespace fusedrnn::cpu

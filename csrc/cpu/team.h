@@ -68,7 +68,4 @@ void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* conte
 // barrier.
 void run_threads(int threads, void (*body)(void*, int thread, int threads), void* context);
 
-// First sequence of batch part `part`: equal numbers of rows, not of sequences.
-int64_t batch_cut(const Rows& rows, int64_t total_rows, int part, int parts);
-
 }  // namespace fusedrnn::cpu

@@ -54,9 +54,9 @@ struct Needs {
 };
 
 // Who computes a layer. A backward that is given no saved values, though its cell has some, makes them anew from y
-// and c: knowing the state before every step, it takes all steps at once. Given leave to overwrite the saved values, it
-// puts the gates' gradients in their place. Its results stand in the order x, h_0, c_0, then each list in turn; (0,) for
-// what is absent or not needed.
+// and c: knowing the state before every step, it takes many steps at once. Given leave to overwrite the saved values, it
+// puts the gates' gradients in their place; without, on the CPU, it needs room for a stretch of them. Its results stand in
+// the order x, h_0, c_0, then each list in turn; (0,) for what is absent or not needed.
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states);
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,
                                  const Tensor& saved, const Needs& needs, bool overwrite);

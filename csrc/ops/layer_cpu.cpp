@@ -1,22 +1,21 @@
-// A layer on the CPU: cast to the arithmetic type, the kernel, and after that of the backward the one for the weights'
-// gradients. Owns every buffer of the call.
+// A layer on the CPU: cast to the arithmetic type, and the kernel; for the backward, a stretch of the steps at a time, the
+// kernel and after it the one that adds to the weights' gradients. Owns every buffer of the call.
 #include <ATen/Parallel.h>
 #include <ATen/autocast_mode.h>
 
+#include <array>
 #include <cstring>
 
 #include "../cpu/kernels.h"
 #include "../cpu/team.h"
 #include "layer.h"
 #include "memory_cpu.h"
-#include "recompute.h"
 #include "sequence.h"
 
 namespace fusedrnn::ops {
 namespace {
 
-// Gates that a backward recomputes at once.
-constexpr int64_t kRecomputedValues = 1 << 20;
+using cpu::Stretch;
 
 // The GEMMs in here run in the type that was chosen for them, whatever autocast would make of a GEMM.
 struct NoAutocast {
@@ -103,9 +102,8 @@ const T* at_direction(const T* p, int64_t d, int64_t stride) {
 }
 
 template <class S>
-ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
+ForwardResult forward(const Cast<S>& l, const Layer& layer, bool save, bool cell_states) {
   using T = Arithmetic<S>;
-  const Cast<S> l(layer);
   const Sizes& s = l.sizes;
   const int64_t D = s.D, H = s.H, P = s.P, B = s.B;
   const bool has_c = s.cell.states > 1;
@@ -139,7 +137,7 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
     dir.h_n = data<S>(h_n) + d * B * P;
     dir.c_n = has_c ? data<S>(c_n) + d * B * H : nullptr;
   }
-  cpu::kernels().forward(f, l.plan, Scratch(forward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
+  cpu::kernels().of<S>().forward(f, l.plan, Scratch(forward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
 
   const auto out = layer.x.scalar_type();
   if (is_cell) return {as(y, out), Tensor(), has_c ? as(c_n, out) : c_n, c, saved};
@@ -148,42 +146,50 @@ ForwardResult forward(const Layer& layer, bool save, bool cell_states) {
   return {as(y, out), as(l.sequence.unsort(h_n), out), as(has_c ? l.sequence.unsort(c_n) : c_n, out), c, saved};
 }
 
-// The state before each step, (rows, width): of one direction's states after each step, and of its first ones.
+// The state before each step of a stretch, (1, rows, width): of one direction's states after each step, and of its first ones.
 template <class S, class T>
-Tensor before_each_step(const Cast<S>& l, const Tensor& states, const Tensor& given, int64_t width, int64_t d) {
+Tensor before_each_step(const Cast<S>& l, const Stretch& at, const Tensor& states, const Tensor& given, int64_t width,
+                        int64_t d) {
   const int64_t ld = l.sizes.D * width;
   const Tensor first = given.defined() ? as(given, type_of<T>) : given;
-  Tensor before = at::zeros({l.sequence.total(), width}, l.x.options().dtype(type_of<T>));
+  Tensor before = at::zeros({1, at.rows, width}, l.x.options().dtype(type_of<T>));
   T* to = data<T>(before);
   const T* from = const_pointer<T>(states) + d * width;
   const T* from_first = at_direction(const_pointer<T>(first), d, l.sizes.B * width);
-  at::parallel_for(0, l.rows.steps, 8, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t)
-      for (int64_t b = 0; b < l.rows.active(t); ++b) {
-        const Previous p = previous_of(l.rows, l.reverse[d], t, b);
-        const bool from_hx = p.source == Source::first || l.reset_to_hx;
-        const T* row = p.source == Source::previous ? from + l.rows.placed(p.row) * ld
-                       : from_hx && from_first      ? from_first + b * width
-                                                    : nullptr;
-        if (row) std::memcpy(to + l.rows.row(t, b) * width, row, width * sizeof(T));
-      }
-  });
+  for (int64_t t = at.begin; t < at.end; ++t)
+    for (int64_t b = 0; b < l.rows.active(t); ++b) {
+      const Previous p = previous_of(l.rows, l.reverse[d], t, b);
+      const bool from_hx = p.source == Source::first || l.reset_to_hx;
+      const T* row = p.source == Source::previous ? from + l.rows.placed(p.row) * ld
+                     : from_hx && from_first      ? from_first + b * width
+                                                  : nullptr;
+      if (row) std::memcpy(to + (l.rows.row(t, b) - at.first_row) * width, row, width * sizeof(T));
+    }
   return before;
 }
 
-// What the forward did not save.
+// One direction as a layer, to make anew what its forward did not save. x: (N, I).
 template <class S>
-Tensor recompute_saved(const Cast<S>& l, const Layer& layer, const Tensor& y, const Tensor& c) {
-  std::vector<Tensor> h, c_before;
-  for (int64_t d = 0; d < l.sizes.D; ++d) {
-    h.push_back(before_each_step<S, S>(l, y, l.h_0, l.sizes.P, d));
-    if (c.defined()) c_before.push_back(as(before_each_step<S, Arithmetic<S>>(l, c, l.c_0, l.sizes.H, d), l.type));
-  }
-  const Layer rows{l.sequence.rows_of(l.x), {}, {}, as(l.w_ih, l.type), as(l.w_hh, l.type), l.b_ih, l.b_hh,
-                   as(l.w_hr, l.type), {}, {}, {}, layer.cell, l.reverse, false};
-  return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
-    return forward<S>(step, /*save=*/true, /*cell_states=*/false);
-  });
+Layer to_recompute(const Cast<S>& l, const Layer& layer, int64_t d) {
+  const auto of = [&](const std::vector<Tensor>& list) {
+    return list.empty() ? list : std::vector<Tensor>{as(list[d], l.type)};
+  };
+  return {l.sequence.rows_of(l.x), {}, {}, of(l.w_ih), of(l.w_hh), of(l.b_ih), of(l.b_hh), of(l.w_hr), {}, {}, {}, layer.cell,
+          {false}, false};
+}
+
+// The saved values (rows, 1, width) of a stretch. With the state before each step known they are one step of so many
+// sequences.
+template <class S>
+Tensor recompute_saved(const Cast<S>& l, Layer step, const Stretch& at, const Tensor& y, const Tensor& c, int64_t d) {
+  step.x = step.x.narrow(0, at.first_row, at.rows).unsqueeze(0);
+  step.h_0 = before_each_step<S, S>(l, at, y, l.h_0, l.sizes.P, d);
+  if (c.defined()) step.c_0 = as(before_each_step<S, Arithmetic<S>>(l, at, c, l.c_0, l.sizes.H, d), l.type);
+  Cast<S> one(step);
+  // Dot products would be for fewer rows.
+  for (Weights* use : {&one.plan.input_weights, &one.plan.hidden_weights})
+    if (*use == Weights::dots) *use = Weights::sliced;
+  return std::get<4>(forward(one, step, /*save=*/true, /*cell_states=*/false));
 }
 
 // One tensor a direction, or none if it is not needed.
@@ -191,24 +197,23 @@ struct WeightTensors {
   std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
+// Room for the gradients of the weights, and where they are.
 template <class S>
-WeightTensors weight_gradients(const Cast<S>& l, const Backward<S, Arithmetic<S>>& f, const Needs& needs) {
+WeightTensors make_weight_gradients(const Cast<S>& l, const Needs& needs, cpu::WeightGradients<Arithmetic<S>, S>& g) {
   using T = Arithmetic<S>;
   const Sizes& s = l.sizes;
   const int64_t GH = l.gates();
-  const Scratch scratch(gradient_workspace(l.shape, l.plan).total * sizeof(T));  // before the results: the backward's goes
-  cpu::WeightGradients<T, S> g{f, const_pointer<S>(l.x), {}};
   WeightTensors tensors;
   const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
     if (!needed) return nullptr;
-    list.push_back(l.sequence.total() > 0 ? empty_cpu(sizes, l.arithmetic) : at::zeros(sizes, l.x.options().dtype(l.arithmetic)));
+    const bool rows = l.sequence.total() > 0;
+    list.push_back(rows ? empty_cpu(sizes, l.arithmetic) : at::zeros(sizes, l.x.options().dtype(l.arithmetic)));
     return pointer<T>(list.back());
   };
   for (int64_t d = 0; d < s.D; ++d)
     g.direction[d] = {make(needs.w_ih, tensors.w_ih, {GH, s.I}), make(needs.w_hh, tensors.w_hh, {GH, s.P}),
                       make(needs.b_ih && s.bias, tensors.b_ih, {GH}), make(needs.b_hh && s.bias, tensors.b_hh, {GH}),
                       make(needs.w_hr && s.projected, tensors.w_hr, {s.P, s.H})};
-  if (l.sequence.total() > 0) cpu::kernels().gradients(g, l.plan, scratch.as<T>());
   return tensors;
 }
 
@@ -218,7 +223,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   using T = Arithmetic<S>;
   const Cast<S> l(layer);
   const Sizes& s = l.sizes;
-  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B, GH = l.gates(), extra = l.split();
+  const int64_t N = l.sequence.total(), D = s.D, H = s.H, P = s.P, B = s.B;
   const bool has_c = s.cell.states > 1;
   const auto cast = [&](const OptionalTensor& t, at::ScalarType type) {
     return t ? as(*t, type) : Tensor();
@@ -230,20 +235,36 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const Tensor d_y = cast(gradients.d_y, l.type), d_c = has_c ? cast(gradients.d_c, l.arithmetic) : Tensor();
   const Tensor d_h_n = state_of(gradients.d_h_n), d_c_n = has_c ? state_of(gradients.d_c_n) : Tensor();
 
+  // Saved values are of all rows, or made anew for those of a stretch, and then each direction's for itself.
   const bool has_values = s.cell.saved > 0 || s.projected;
   const bool recomputes = has_values && !saved_in.numel() && N > 0;
-  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : as(saved_in, l.type);  // of other kernels, perhaps
-  const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
+  const Tensor saved = recomputes ? Tensor() : as(saved_in, l.type);  // of other kernels, perhaps
+  std::vector<Layer> again;
+  for (int64_t d = 0; d < D && recomputes; ++d) again.push_back(to_recompute(l, layer, d));
+  const int64_t width = recomputes || saved.numel() ? l.saved_width() : 0, ld_saved = recomputes ? width : D * width;
+  // Gradients of the gates stand in place of the saved values, or are those of a stretch alone.
+  const int64_t d_width = l.split() + l.gates(), ld_d_h = D * P;
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
-  const Tensor d_gates = in_place ? saved : empty_cpu({N, D, d_width}, l.type);
-  const int64_t d_stride = in_place ? width : d_width;  // between directions
-  const Tensor d_h = s.projected ? empty_cpu({N, D * P}, l.type) : Tensor();
+  const int64_t ld_d_gates = in_place ? ld_saved : D * d_width;
+  // All steps come before all sums where that takes no more memory: the sums then need no room beside the steps, and that is
+  // where a training step's memory peaks (LSTM B=32 T=128 H=256: 35.0 MB with both, 32.7 so).
+  const bool apart = in_place && !recomputes && !s.projected;
+  const int64_t stretch_rows = apart ? N : l.plan.stretch_rows;
+
+  const int64_t steps_room = backward_workspace(l.shape, l.plan).total, sums_room = gradient_workspace(l.shape, l.plan).total;
+  const auto room = [](int64_t elements) { return whole_lines((elements * sizeof(S) + sizeof(T) - 1) / sizeof(T)); };
+  const int64_t d_gates_room = in_place ? 0 : room(stretch_rows * ld_d_gates);
+  const int64_t d_h_room = s.projected ? room(stretch_rows * ld_d_h) : 0;
+  std::optional<Scratch> scratch(std::in_place, (steps_room + (apart ? 0 : sums_room + d_gates_room + d_h_room)) * sizeof(T));
+  T *const steps = scratch->as<T>(), *sums = steps + steps_room;
+  S* const d_gates = reinterpret_cast<S*>(sums + sums_room);
+  S* const d_h = reinterpret_cast<S*>(sums + sums_room + d_gates_room);
+
   const Tensor d_h_0 = needs.h_0 && layer.h_0 ? empty_cpu({D, B, P}, l.arithmetic) : Tensor();
   const Tensor d_c_0 = needs.c_0 && layer.c_0 ? empty_cpu({D, B, H}, l.arithmetic) : Tensor();
   Tensor d_x;  // of each direction
   if (needs.x) d_x = D == 1 ? empty_cpu(l.sequence.sizes(s.I), l.type) : empty_cpu({D, s.N, s.I}, l.type);
-  Backward<S, T> f{l.shape, l.rows, l.reset_to_hx, D * width, D * P, D * H, D * P, D * H,
-                D * d_stride, D * P, {}};
+  Backward<S, T> f{l.shape, l.rows, l.reset_to_hx, ld_saved, D * P, D * H, D * P, D * H, ld_d_gates, ld_d_h, {}};
   for (int64_t d = 0; d < D; ++d) {
     auto& dir = f.direction[d];
     dir.reverse = l.reverse[d];
@@ -259,15 +280,40 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
     dir.d_c = at_direction(const_pointer<T>(d_c), d, H);
     dir.d_h_n = at_direction(const_pointer<S>(d_h_n), d, B * P);
     dir.d_c_n = at_direction(const_pointer<S>(d_c_n), d, B * H);
-    dir.d_gates = data<S>(d_gates) + d * d_stride;
-    dir.d_h = s.projected ? data<S>(d_h) + d * P : nullptr;
+    dir.d_gates = !in_place ? d_gates + d * d_width : recomputes ? nullptr : data<S>(saved) + d * width;
+    dir.d_h = s.projected ? d_h + d * P : nullptr;
     dir.d_x = needs.x ? data<S>(d_x) + d * s.N * s.I : nullptr;
     dir.d_h_0 = d_h_0.defined() ? data<T>(d_h_0) + d * B * P : nullptr;
     dir.d_c_0 = d_c_0.defined() ? data<T>(d_c_0) + d * B * H : nullptr;
   }
-  cpu::kernels().backward(f, l.plan, Scratch(backward_workspace(l.shape, l.plan).total * sizeof(T)).as<T>());
+  cpu::WeightGradients<T, S> g{f, const_pointer<S>(l.x), {}};
+  std::optional<WeightTensors> weights;
 
-  const WeightTensors sums = weight_gradients(l, f, needs);
+  const auto& kernels = cpu::kernels().of<S>();
+  std::array<Stretch, kMaxDirections> at;
+  for (int64_t d = 0; d < D; ++d) at[d] = cpu::first_stretch(l.rows, l.reverse[d], stretch_rows);
+  for (bool done = false; !done;) {
+    std::vector<Tensor> values;
+    for (int64_t d = 0; d < D; ++d) {
+      if (recomputes && at[d].rows > 0) {
+        values.push_back(recompute_saved(l, again[d], at[d], y, c, d));
+        f.direction[d].saved = const_pointer<S>(values.back());
+        if (in_place) f.direction[d].d_gates = pointer<S>(values.back());
+      }
+      if (recomputes) at[d].first_saved = at[d].first_row;
+      if (recomputes || !in_place) at[d].first_d_gates = at[d].first_row;
+    }
+    kernels.backward(f, at.data(), l.plan, steps);
+    if (apart) scratch.reset(), sums = scratch.emplace(sums_room * sizeof(T), /*tight=*/true).template as<T>();
+    if (!weights) weights = make_weight_gradients(l, needs, g);
+    if (N > 0) kernels.gradients(g, at.data(), l.plan, sums);
+    done = true;
+    for (int64_t d = 0; d < D; ++d) {
+      done &= at[d].last;
+      at[d] = cpu::next_stretch(l.rows, l.reverse[d], stretch_rows, at[d]);
+    }
+  }
+
   const auto out = layer.x.scalar_type();
   const auto none = [&] { return empty_cpu({0}, out); };
   std::vector<Tensor> result;
@@ -279,8 +325,8 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   const auto append = [&](const std::vector<Tensor>& inputs, const std::vector<Tensor>& grads) {
     for (size_t i = 0; i < inputs.size(); ++i) result.push_back(grads.empty() ? none() : as(grads[i], out));
   };
-  append(layer.w_ih, sums.w_ih), append(layer.w_hh, sums.w_hh);
-  append(layer.b_ih, sums.b_ih), append(layer.b_hh, sums.b_hh), append(layer.w_hr, sums.w_hr);
+  append(layer.w_ih, weights->w_ih), append(layer.w_hh, weights->w_hh);
+  append(layer.b_ih, weights->b_ih), append(layer.b_hh, weights->b_hh), append(layer.w_hr, weights->w_hr);
   return result;
 }
 
@@ -296,7 +342,7 @@ auto with_storage(const Tensor& x, const F& f) {
 
 ForwardResult forward_cpu(const Layer& layer, bool save, bool cell_states) {
   const NoAutocast keep_type;
-  return with_storage(layer.x, [&](auto type) { return forward<decltype(type)>(layer, save, cell_states); });
+  return with_storage(layer.x, [&](auto type) { return forward(Cast<decltype(type)>(layer), layer, save, cell_states); });
 }
 
 std::vector<Tensor> backward_cpu(const Layer& layer, const Gradients& gradients, const Tensor& y, const Tensor& c,

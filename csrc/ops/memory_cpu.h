@@ -14,7 +14,8 @@ at::Tensor empty_cpu(at::IntArrayRef sizes, at::ScalarType type);
 // time.
 class Scratch {
  public:
-  explicit Scratch(int64_t bytes);
+  // tight: memory peaks now, so that what the thread kept goes first if it is far too large.
+  explicit Scratch(int64_t bytes, bool tight = false);
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

@@ -75,6 +75,7 @@ py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t 
   d["unit_parts"] = p.unit_parts;
   d["helpers"] = p.helpers;
   d["gradient_threads"] = p.gradient_threads;
+  d["stretch_rows"] = p.stretch_rows;
   d["chunk"] = p.chunk;
   d["workspace_bytes"] = p.workspace_bytes;
   d["saved_bytes"] = p.saved_bytes;
