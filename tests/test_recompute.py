@@ -72,7 +72,7 @@ def test_the_cuda_path_recomputes_projections():
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_pieces_meet_without_a_seam(kind, device):
     ours = make(kind, I, 400, dtype=torch.float32, device=device)[0]
-    x = random(40, 40, I, dtype=torch.float32, device=device)  # 1600 rows, of which some hundred are taken at a time
+    x = random(40, 40, I, dtype=torch.float32, device=device)  # 1600 rows, of which a few hundred are taken at a time
     expected = outcome(ours, x)
     ours.recompute = True
     mine = outcome(ours, x)
