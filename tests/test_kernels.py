@@ -192,31 +192,6 @@ def test_python_threads_do_not_disturb_each_other(device):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(results, expected))
 
 
-def test_scratch_stays_with_its_thread_and_can_be_handed_back():
-    small, large = fusedrnn.LSTM(8, 64), fusedrnn.LSTM(8, 1024)  # 4·H·(I + H) weights are packed: 74 kB, 17 MB
-    x = random(5, 2, 8, dtype=torch.float32)
-    fusedrnn.release_scratch()
-    assert fusedrnn.release_scratch() == 0
-    with torch.no_grad():
-        first = small(x)[0]
-        kept = fusedrnn.release_scratch()
-        assert 74_000 < kept < 1 << 20
-        assert torch.equal(small(x)[0], first)
-        in_another_thread = []
-        worker = threading.Thread(target=lambda: in_another_thread.append(fusedrnn.release_scratch()))
-        worker.start()
-        worker.join()
-        assert in_another_thread == [0] and fusedrnn.release_scratch() == kept
-        large(x)
-        assert fusedrnn.release_scratch() == 0, "so much is not kept"
-        fusedrnn.LSTM(8, 512)(x)
-        small(x)
-        assert fusedrnn.release_scratch() > 4 << 20
-        fusedrnn.LSTM(8, 512)(x)
-    small(x)[0].sum().backward()
-    assert fusedrnn.release_scratch() < 1 << 20, "what was many times too large is gone before the weights' gradients"
-
-
 class Encoded(torch.utils.data.Dataset):
     """A data set whose items a recurrent layer makes, so that worker processes run our kernels."""
 

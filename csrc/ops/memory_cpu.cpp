@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #endif
 
+#include <cstdlib>
 #include <utility>
 
 namespace fusedrnn::ops {
@@ -33,10 +34,30 @@ void advise(const at::Tensor& t) {
 #endif
 }
 
+// Once a process, before the first tensor that glibc would map by itself: has glibc keep the memory of freed tensors for the
+// next ones. It hands memory back to the system where more of it is free at the heap's end than twice the largest block that
+// was ever mapped and freed, and a training step whose tensors make up that much finds all of its pages new, at every step:
+// RNN, two threads, B=64 T=128 H=128, 1000 to 1600 page faults and 12.6 to 13.2 ms a step, so none and 10.3 to 11.0; B=32 H=256
+// 20.7 and 18.5. To free one block of the largest size that counts, without ever touching it, is what any program does that
+// frees a tensor of 32 MB; who has set the thresholds (MALLOC_TRIM_THRESHOLD_, mallopt) has them as they were.
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  static const bool once = [] {
+    constexpr size_t kMostThatCounts = (4 << 20) * sizeof(long);  // DEFAULT_MMAP_THRESHOLD_MAX of malloc.c
+    constexpr size_t kPages = 1 << 16;  // to which a block is rounded up, with its header
+    void* volatile block = std::malloc(kMostThatCounts - kPages);  // volatile: or compilers leave both out
+    std::free(block);
+    return true;
+  }();
+  (void)once;
+#endif
+}
+
 }  // namespace
 
 at::Tensor empty_cpu(at::IntArrayRef sizes, at::ScalarType type) {
-  constexpr size_t kLarge = 8 << 20;
+  constexpr size_t kLarge = 8 << 20, kMapped = 128 << 10;
+  if (c10::multiply_integers(sizes) * c10::elementSize(type) >= kMapped) keep_freed_memory();
   at::Tensor t = at::detail::empty_cpu(sizes, type);
   if (t.nbytes() >= kLarge) advise(t);
   return t;
