@@ -115,6 +115,25 @@ class Contender:
         return replay
 
 
+def packing(case):
+    """{pass: what a packed contender does beside its layer, as a function of nothing}: torch packs and unpacks the rows."""
+    lengths, dtype = case.sequence_lengths(), getattr(torch, case.dtype)
+    x = torch.zeros(case.T, case.B, case.H, dtype=dtype, requires_grad=True)
+    d_y = torch.zeros(case.T, case.B, (1 + case.bidirectional) * case.H, dtype=dtype)
+    d_rows = torch.zeros(int(lengths.sum()), case.H, dtype=dtype)
+    outputs = torch.zeros(len(d_rows), d_y.shape[2], dtype=dtype, requires_grad=True)
+
+    def forward():
+        rows = pack_padded_sequence(x, lengths, enforce_sorted=False)
+        return rows.data, pad_packed_sequence(rows._replace(data=outputs), total_length=case.T)[0]
+
+    def step():
+        rows, y = forward()
+        torch.autograd.grad([y, rows], [outputs, x], [d_y, d_rows])
+
+    return {"infer": torch.no_grad()(forward), "train-forward": forward, "step": step}
+
+
 class Backward:
     """The backward alone: clocks call `prepare`, which runs the forward, before each call and do not count it."""
 

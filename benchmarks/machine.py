@@ -15,13 +15,13 @@ bar whichever takes longer,
     backward = walk + (input products + recurrent products) / P | all weights / A, for the weights' gradients
     step     = forward + backward
 
-for each layer, and once the call. On the CPU it is the lower of what one thread can do, which meets nobody, and all
-together; and where there are rows enough for every thread, threads need not meet. It is a yardstick and no law: weights
-that a kernel keeps in registers or, on CUDA, on the chip are read faster than any buffer here, and a figure may exceed
-100 %.
+for each layer, and once the call, and what torch's packing and unpacking takes where rows come packed. On the CPU it is
+the lower of what one thread can do, which meets nobody, and all together; and where there are rows enough for every
+thread, threads need not meet. It is a yardstick and no law: weights that a kernel keeps in registers or, on CUDA, on the
+chip are read faster than any buffer here, and a figure may exceed 100 %.
 
 A limit is what an undisturbed machine allows. On one that others use too, a loop that needs nothing but registers
-tells between the rows how much of the processor was there.
+tells between the rounds how much of the processor was there.
 """
 
 import ctypes
@@ -42,11 +42,11 @@ import fusedrnn
 from fusedrnn import _ops
 
 from . import timing
-from .cases import FUNCTIONS, GATES
+from .cases import FUNCTIONS, GATES, packing
 
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
-WORK, WORK_ROUNDS = 200_000, 15  # about 0.3 ms each
+WORK, WORK_ROUNDS = 200_000, 5  # about 0.3 ms each
 VALUES = 1024  # kValues of probes.c
 ROUNDS = 7  # the fastest counts: a ceiling is what the machine can do, not what it did
 
@@ -171,16 +171,23 @@ def call_seconds():
     return found | {"backward": max(0.0, found["step"] - found["train-forward"])}
 
 
+def packing_seconds(case, mode):
+    """What torch takes to pack and unpack the rows of a packed case, which no layer between the two can spare."""
+    passes = {name: fastest(lambda run=run: timing.wall_clock(run, 1)) for name, run in packing(case).items()}
+    return passes["step"] - passes["train-forward"] if mode == "backward" else passes[mode]
+
+
 def working_times(threads):
-    """Seconds that the same arithmetic in registers takes, time and again."""
+    """Seconds that the same arithmetic in registers takes, time and again; nothing runs on afterwards."""
     sum_, probes = ctypes.c_float(), compiled_probes()
-    return [probes.work_seconds(WORK, threads, ctypes.byref(sum_)) for _ in range(WORK_ROUNDS)]
+    try:
+        return [probes.work_seconds(WORK, threads, ctypes.byref(sum_)) for _ in range(WORK_ROUNDS)]
+    finally:
+        probes.rest()
 
 
 def working_time(ceilings):
-    """Seconds that arithmetic in registers takes just now, in the median; None where it is not known."""
-    if not ceilings or not ceilings.get("work_s"):
-        return None
+    """Seconds that arithmetic in registers takes just now, in the median."""
     return statistics.median(working_times(ceilings["threads"]))
 
 

@@ -119,7 +119,7 @@ def grids(*results):
     return [
         "All that was measured: geometric means of torch.nn's time over ours, the least ratio in brackets, and the mean that a",
         "kernel would have that stands at every ceiling of the machine (docs/speed.md). Undisturbed: the part of its best speed",
-        "at which a loop that needs registers alone ran between the rows, in the median; the rest went to other users.",
+        "at which a loop that needs registers alone ran between the rounds that count, in the median; the rest went to other users.",
         "",
         "| | LSTM training | inference | GRU training | inference | RNN training | inference |",
         "|---|" + "---|" * len(columns),

@@ -20,7 +20,6 @@ from .cases import Case, contenders, expected
 TIMED = 0.35  # of a row's share of the budget; the rest is for verification and for memory
 APART = ("cpu",)  # devices whose contenders have a process each
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
-DISTURBED = 0.95  # of the best speed: rows that had less are measured again at the end
 AGAIN = 0.5  # of the budget, which that may take besides
 PAUSE = 0.5  # seconds, until a machine that others use is asked again
 
@@ -38,23 +37,23 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
             passes[name] = rival.run(mode)
         except Exception as error:
             results[name] = timing.failure(error)
-    working = lambda: machine.working_time(ceilings) if seconds else None
-    with stopped():
-        before = working()
     eps = torch.finfo(getattr(torch, case.dtype)).eps
     if case.dtype == "float32" and device == "cuda" and torch.backends.cuda.matmul.allow_tf32:
         eps = 2**-10  # TF32's
     clock = timing.cuda_clock if device == "cuda" else Pass.clock if device in APART else timing.wall_clock
-    results |= timing.measure(passes, truth, eps, seconds, rounds, clock)
+    best = (ceilings or {}).get("work_s")
+    results |= timing.measure(passes, truth, eps, seconds, rounds, clock, (lambda: best / working_time(ceilings)) if best else None)
     for name, run in passes.items():
         if results[name]["right"]:
             results[name] |= extras(run, case, device)
     results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
     ratios = {name: result["ratio"] for name, result in results.items() if "ratio" in result}
-    with stopped():
-        work = before and max(before, working())
+    work = next((best / result["speed"] for result in results.values() if "speed" in result), None)
     row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}
     row |= {"ratios": ratios, "flops": flops(case, mode), "work_s": work}
+    if case.ragged == "packed" and device == "cpu" and ceilings and seconds:
+        with stopped():
+            row["packing_s"] = machine.packing_seconds(case, mode)
     return judged(row, ceilings)
 
 
@@ -62,8 +61,16 @@ def judged(row, ceilings):
     """The row with what the ceilings say of it: its limit, and how undisturbed it was."""
     case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case)})
     row["limit_s"] = machine.limit(case, row["pass"], ceilings) if ceilings else None
+    if row["limit_s"]:
+        row["limit_s"] += row.get("packing_s", 0)
     row["undisturbed"] = min(1.0, ceilings["work_s"] / row["work_s"]) if row["work_s"] else None
     return row
+
+
+def working_time(ceilings):
+    """Seconds that arithmetic in registers takes just now, while no contender runs."""
+    with stopped():
+        return machine.working_time(ceilings)
 
 
 @functools.lru_cache(maxsize=1)  # the passes of a case come one after the other
@@ -148,15 +155,14 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
 def again(results, timed, seconds, ceilings):
     """Yield (number, row anew) of rows that were disturbed, where that now went better, for so many seconds at most.
 
-    What decides is a loop in registers before and after a row, never what the contenders took.
+    What decides is a loop in registers before and after each round, never what the contenders took.
     """
     end, tries = time.perf_counter() + seconds, collections.Counter()
-    disturbed = lambda row: (row["undisturbed"] or 1) < DISTURBED
+    disturbed = lambda row: (row["undisturbed"] or 1) < timing.CALM
     while time.perf_counter() < end and any(map(disturbed, results)):
-        with stopped():
-            if ceilings["work_s"] < DISTURBED * machine.working_time(ceilings):
-                time.sleep(PAUSE)
-                continue
+        if ceilings["work_s"] < timing.CALM * working_time(ceilings):
+            time.sleep(PAUSE)
+            continue
         worst_first = lambda n: (tries[n], results[n]["undisturbed"])
         number = min((n for n, row in enumerate(results) if disturbed(row)), key=worst_first)
         tries[number] += 1

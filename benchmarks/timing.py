@@ -15,6 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS, RECOMPUTE = "fusedrnn", "fusedrnn-recompute"
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
 LEAST_ROUNDS = 5
+CALM = 0.95  # of the machine's best speed: what is measured at less does not count, where enough was measured at more
+PATIENCE = 2  # times the seconds that timing may take where it does not come to enough of that
 
 
 def wall_clock(run, repeats):
@@ -59,10 +61,10 @@ def relative_errors(results, truth):
     return [e if math.isfinite(e) else math.inf for e in errors]
 
 
-def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock):
+def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock, speed=None):
     """Verify the contenders, time those that are right, and return {name: its figures}, ready for a JSON file.
 
-    In 0 seconds nothing is timed.
+    In 0 seconds nothing is timed. speed: see `time_in_turns`; rounds in which others had the machine do not count.
 
     Another order of the same sums: ours may be three times as far off as torch's, and a few roundings where torch
     happens to be exact. In float64 the truth is torch's own and as rounded as ours (against 80 bits, an RNN's gradients of
@@ -84,14 +86,26 @@ def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock):
     right = {name: run for name, run in passes.items() if results[name]["right"]}
     if not seconds:
         return results
-    samples, failures = time_in_turns(right, seconds, rounds, clock)
+    samples, failures, speeds = time_in_turns(right, seconds, rounds, clock, speed)
     for name, error in failures.items():
         results[name] |= failure(error)
+    counted = calm_rounds(speeds)
+    samples = {name: [each[turn] for turn in counted] for name, each in samples.items()}
     for name, seconds_each in samples.items():
         results[name] |= {**figures(seconds_each), "rounds": len(seconds_each)}
+        if speed:
+            results[name] |= {"rounds_left_out": len(speeds) - len(counted)}
+            results[name] |= {"speed": statistics.median(speeds[turn] for turn in counted)}
         if name != OURS and OURS in samples:
             results[name]["ratio"] = paired_ratio(seconds_each, samples[OURS])
     return results
+
+
+def calm_rounds(speeds):
+    """The rounds that count: those in which the machine had its speed, or so many as there must be, of the best."""
+    calm = [turn for turn, speed in enumerate(speeds) if speed >= CALM]
+    best = sorted(range(len(speeds)), key=lambda turn: -speeds[turn])[:LEAST_ROUNDS]
+    return calm if len(calm) >= LEAST_ROUNDS else sorted(best)
 
 
 def paired_ratio(theirs, ours):
@@ -115,12 +129,14 @@ def figures(samples):
     return {"median_s": statistics.median(samples), "p10_s": deciles[0], "p90_s": deciles[-1]}
 
 
-def time_in_turns(passes, seconds, rounds=None, clock=wall_clock):
-    """Return ({name: seconds per pass, one for each round}, {name: what it raised}).
+def time_in_turns(passes, seconds, rounds=None, clock=wall_clock, speed=None):
+    """Return ({name: seconds per pass, one for each round}, {name: what it raised}, [the machine's speed in each round]).
 
-    There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race.
+    There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race. speed: what part of its best
+    speed the machine has just now, asked before and after each round, of which the lower one counts; where others have the
+    machine, more rounds are made.
     """
-    repeats, samples, failures = {}, {name: [] for name in passes}, {}
+    repeats, samples, failures, speeds = {}, {name: [] for name in passes}, {}, []
 
     def attempt(name, count):
         try:
@@ -129,20 +145,29 @@ def time_in_turns(passes, seconds, rounds=None, clock=wall_clock):
             failures[name] = error
             del samples[name]
 
+    def done(turn):
+        if rounds or turn < LEAST_ROUNDS:
+            return turn >= (rounds or LEAST_ROUNDS)
+        calm = sum(speed >= CALM for speed in speeds) >= LEAST_ROUNDS
+        return time.perf_counter() - start > seconds * (1 if calm else PATIENCE)
+
     for name in passes:
         once = attempt(name, 1)  # warm-up, after the run that was verified
         if once is not None and once < 10 * SAMPLE_SECONDS:
             once = attempt(name, 1)
         repeats[name] = max(1, round(SAMPLE_SECONDS / once)) if once else 1
-    start = time.perf_counter()
+    speed = speed or (lambda: 1.0)
+    start, before = time.perf_counter(), speed()
     for turn in itertools.count():
-        done = turn >= (rounds or LEAST_ROUNDS) and (rounds or time.perf_counter() - start > seconds)
-        if done or not samples:
-            return samples, failures
+        if done(turn) or not samples:
+            return samples, failures, speeds
         for name in list(samples) if turn % 2 else list(samples)[::-1]:
             sample = attempt(name, repeats[name])
             if sample is not None:
                 samples[name].append(sample)
+        after = speed()
+        speeds.append(min(before, after))
+        before = after
 
 
 def as_text(result):

@@ -116,7 +116,7 @@ def test_what_fails_while_it_is_timed_leaves_the_race():
         if next(calls) > 3:
             raise RuntimeError("worn out")
 
-    samples, failures = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, lambda run, repeats: run() or 1.0)
+    samples, failures, _ = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, lambda run, repeats: run() or 1.0)
     assert str(failures["a"]) == "worn out" and samples == {"b": [1.0] * 4}
 
 
@@ -146,7 +146,7 @@ def test_a_contender_apart_that_dies_is_a_failure_and_leaves_the_others():
             there["fusedrnn"].process.kill()
         return run.clock(repeats)
 
-    samples, failures = timing.time_in_turns(passes, 0, 6, clock)
+    samples, failures, _ = timing.time_in_turns(passes, 0, 6, clock)
     assert timing.said_of(failures["fusedrnn"]).startswith("Died: the contender's process ended with status -9")
     assert len(samples["torch.nn"]) == 6 and "fusedrnn" not in samples
 
@@ -187,20 +187,52 @@ def test_an_interrupted_run_keeps_what_it_has(bench, monkeypatch, capsys):
 
 
 def test_rows_in_which_others_used_the_machine_are_measured_again(bench, monkeypatch):
-    work = [1.0, 1.0] + [2.0, 1.0]  # before and after each of two rows, the second disturbed
-    work += [2.0, 1.0] + [1.0, 3.0]  # others are still there; then it is tried, and disturbed again
-    work += [1.0] + [1.0, 1.05]  # and now it is not
+    during = [1.0, 2.0, 3.0, 1.04]  # what arithmetic takes in each of two rows, and in the second when it is tried again, twice
+    between = [2.0, 1.0, 1.0]  # others are still there; then they are not
+    measure, measured, now = runner.measure, [], []
+
+    def measured_with(*given):
+        measured.append(given[1])
+        now.append(during.pop(0))
+        row = measure(*given)
+        now.clear()
+        return row
+
     monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS | {"work_s": 1.0})
-    monkeypatch.setattr(machine, "working_time", lambda ceilings: work.pop(0))
+    monkeypatch.setattr(machine, "working_time", lambda ceilings: now[0] if now else between.pop(0))
     monkeypatch.setattr(runner, "PAUSE", 0)
-    measure, measured = runner.measure, []
-    monkeypatch.setattr(runner, "measure", lambda *given: measured.append(given[1]) or measure(*given))
+    monkeypatch.setattr(runner, "measure", measured_with)
     status, written = bench(*TINY, "--cells", "gru", "--passes", "infer,step")
-    assert status == 0 and written["complete"] and not work
+    assert status == 0 and written["complete"] and not during and not between
     assert measured == ["infer", "step", "step", "step"]
     assert [row["pass"] for row in written["results"]] == ["infer", "step"]
-    assert [row["undisturbed"] for row in written["results"]] == [1.0, pytest.approx(1 / 1.05)]
+    assert [row["undisturbed"] for row in written["results"]] == [1.0, pytest.approx(1 / 1.04)]
     assert "again" not in written["results"][0] and written["results"][1]["again"] == 2
+
+
+def test_rounds_in_which_others_used_the_machine_do_not_count():
+    seconds, speeds = iter(range(1, 100)), iter([1.0, 1.0, 0.5, 0.5, 0.97, 1.0, 1.0, 0.96, 0.99, 1.0])
+    passes, truth = {timing.OURS: lambda: [torch.zeros(1)]}, [torch.zeros(1)]
+    clock = lambda run, repeats: float(next(seconds))  # one to warm up, then 2 to 10
+    (found,) = timing.measure(passes, truth, 1e-7, 1, 9, clock, lambda: next(speeds)).values()
+    # Before and after: rounds 2 to 4 have less than the machine's speed.
+    assert found["rounds"] == 6 and found["rounds_left_out"] == 3
+    assert found["median_s"] == 7.5 and found["speed"] == pytest.approx(0.98), "of 2 and 6 to 10"
+
+
+def test_where_others_always_use_the_machine_the_best_rounds_count():
+    assert timing.calm_rounds([0.5, 0.6, 0.9, 0.6, 0.7, 0.8, 0.55]) == [1, 2, 3, 4, 5]
+    assert timing.calm_rounds([1.0, 0.5, 1.0, 1.0, 1.0, 1.0, 0.96]) == [0, 2, 3, 4, 5, 6]
+    assert timing.calm_rounds([0.5, 0.6]) == [0, 1]
+
+
+def test_where_others_use_the_machine_more_rounds_are_made(monkeypatch):
+    now = itertools.count()  # a second passes whenever the time is asked for
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(now))
+    rounds = lambda speed, count=None: len(timing.time_in_turns({"a": int}, 20, count, lambda *_: 1.0, lambda: speed)[2])
+    calm, disturbed = rounds(1.0), rounds(0.5)
+    assert calm > timing.LEAST_ROUNDS and disturbed == calm + 20 * (timing.PATIENCE - 1)
+    assert rounds(0.5, 7) == 7
 
 
 def test_a_budget_that_is_used_up_ends_the_run(bench, capsys):
