@@ -24,6 +24,44 @@ def test_the_number_of_threads_does_not_show(case, count, threads):
         assert torch.equal(together[name], alone[name]), name
 
 
+FAR = {  # what is given beside x, and what the layer is made with
+    "plain": ({}, {}),
+    "both directions": ({}, {"bidirectional": True}),
+    "reset": ({"reset": torch.arange(24 * 96).view(24, 96) % 5 == 3}, {}),
+    "projection": ({}, {"proj_size": 24}),
+    "widths of no whole vectors": ({}, {}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("option", FAR)
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_where_saved_values_are_written_does_not_show(kind, option, dtype, kernels, threads):
+    """Past the caches from 4 MB on: of 24 · 96 rows of 4 · 128 values, not of an eighth of them."""
+    given, made = FAR[option]
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only LSTM has a projection")
+    H = 90 if option == "widths of no whole vectors" else 128
+    ours = make(kind, 16, H, dtype=dtype, **made)[0]
+    x = random(24, 96, 16, dtype=dtype, device=kernels)
+    d_y = random(24, 96, (1 + ours.bidirectional) * (ours.proj_size or H), dtype=dtype, device=kernels)
+    threads(2)
+
+    def run(batch, **given):
+        leaf = x[:, batch].detach().requires_grad_()
+        y = ours(leaf, **given)[0]
+        return [y.detach(), *torch.autograd.grad(y, leaf, d_y[:, batch])]
+
+    plan, few = ours.plan(x)[0], slice(0, 12)
+    whole_lines = plan.isa == "avx512" or (plan.isa == "avx512_bf16" and dtype != torch.bfloat16)
+    assert ("past the caches" in plan.reason) == (whole_lines and H == 128)
+    assert "past the caches" not in ours.plan(x[:, few])[0].reason
+    far = run(slice(None), **given)
+    near = run(few, **{name: value[:, few] for name, value in given.items()})
+    for all_rows, some in zip(far, near):
+        assert torch.equal(all_rows[:, few], some)
+
+
 HELPED = {  # what is given beside x, and how wide x is
     "plain": ({}, 32),
     "lengths": ({"lengths": [240, 101, 0]}, 32),

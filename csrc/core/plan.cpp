@@ -6,6 +6,8 @@
 namespace fusedrnn {
 namespace {
 
+constexpr int64_t kWidestVector = 64;  // bytes, and those of a cache line
+
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Equal chunks of at most `limit` outputs, as many as a multiple of the parts that share them.
@@ -114,6 +116,8 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
                                s.element_bytes * (backward_workspace(s, p).total + gradient_workspace(s, p).total) +
                                    stored * p.stretch_rows * stretch_width);
+  const bool whole_lines_saved = unit.vector_bytes == kWidestVector && !p.bfloat16_pairs && s.hidden % p.vector_lanes == 0;
+  p.far_saved = whole_lines_saved && s.rows * s.directions * cell.saved * s.hidden * s.element_bytes >= kFarSaved;
   const int64_t saved = ((cell.saved ? cell.slots() : 0) + s.projected) * s.hidden, cells = (cell.states - 1) * s.hidden;
   p.saved_bytes = s.rows * s.directions * (saved * stored + cells * s.element_bytes);
   return p;
@@ -131,6 +135,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; one sequence, for which the backward takes w_hh as it is";
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
+  if (p.far_saved) why << "; what a backward needs is written past the caches";
   if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
   if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
   return why.str();
@@ -235,7 +240,6 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
 }  // namespace
 
 GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
-  constexpr int64_t kWidestVector = 64;  // bytes
   const int64_t depth = std::min(s.rows, kGradientRows), lanes = kWidestVector / s.element_bytes;
   const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
   GradientWorkspace w{};
