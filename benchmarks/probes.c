@@ -1,8 +1,10 @@
 // What the CPU can do at best, for the roofline: reading at every cache level, a barrier of OpenMP, and the logistic
 // function; and how long arithmetic in registers takes, which nothing but other users of the processor can change.
 // benchmarks/machine.py compiles this.
+#define _GNU_SOURCE
 #include <math.h>
 #include <omp.h>
+#include <sched.h>
 #include <string.h>
 
 // Every thread reads its own share of `n` floats `times` times; the sum keeps the compiler from leaving the reads out.
@@ -42,19 +44,36 @@ double barrier_seconds(int times, int threads) {
   return (end - start) / times;
 }
 
+// The same arithmetic in registers on as many threads at once, each on a processor of its own, on which the system might not put
+// them at once: the seconds of the slowest.
 double work_seconds(int times, int threads, float* sum) {
   float total = 0;
-  double start = omp_get_wtime();
-#pragma omp parallel num_threads(threads) reduction(+ : total)
+  double slowest = 0;
+#pragma omp parallel num_threads(threads) reduction(+ : total) reduction(max : slowest)
   {
+#if defined(__linux__)
+    cpu_set_t all, one;
+    int bound = !sched_getaffinity(0, sizeof all, &all), left = omp_get_thread_num(), cpu = 0;
+    if (bound) left %= CPU_COUNT(&all);
+    while (bound && (!CPU_ISSET(cpu, &all) || left-- > 0)) ++cpu;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    if (bound) bound = !sched_setaffinity(0, sizeof one, &one);
+#endif
     float lanes[64];
     for (int lane = 0; lane < 64; ++lane) lanes[lane] = lane;
+#pragma omp barrier
+    double start = omp_get_wtime();
     for (int time = 0; time < times; ++time)
       for (int lane = 0; lane < 64; ++lane) lanes[lane] = lanes[lane] * 0.5f + 1;
     for (int lane = 0; lane < 64; ++lane) total += lanes[lane];
+    slowest = omp_get_wtime() - start;
+#if defined(__linux__)
+    if (bound) sched_setaffinity(0, sizeof all, &all);
+#endif
   }
   *sum = total;
-  return omp_get_wtime() - start;
+  return slowest;
 }
 
 // Ends the threads of these functions, which would otherwise wait on a processor for a while.
