@@ -174,7 +174,7 @@ def call_seconds():
 def packing_seconds(case, mode):
     """What torch takes to pack and unpack the rows of a packed case, which no layer between the two can spare."""
     passes = {name: fastest(lambda run=run: timing.wall_clock(run, 1)) for name, run in packing(case).items()}
-    return passes["step"] - passes["train-forward"] if mode == "backward" else passes[mode]
+    return max(0.0, passes["step"] - passes["train-forward"]) if mode == "backward" else passes[mode]
 
 
 def working_times(threads):

@@ -42,7 +42,8 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
         eps = 2**-10  # TF32's
     clock = timing.cuda_clock if device == "cuda" else Pass.clock if device in APART else timing.wall_clock
     best = (ceilings or {}).get("work_s")
-    results |= timing.measure(passes, truth, eps, seconds, rounds, clock, (lambda: best / working_time(ceilings)) if best else None)
+    speed = (lambda: best / working_time(ceilings)) if best else None
+    results |= timing.measure(passes, truth, eps, seconds, rounds, clock, speed)
     for name, run in passes.items():
         if results[name]["right"]:
             results[name] |= extras(run, case, device)

@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 OURS, RECOMPUTE = "fusedrnn", "fusedrnn-recompute"
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
 LEAST_ROUNDS = 5
-CALM = 0.85  # of the best speed, as the clock alone varies by a tenth: what is measured at less does not count, where
-# enough was measured at more
+# Of the machine's best speed, whose clock alone varies by a tenth: what is measured at less does not count, where enough was
+# measured at more.
+CALM = 0.85
 PATIENCE = 2  # times the seconds that timing may take where it does not come to enough of that
 
 
