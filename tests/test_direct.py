@@ -2,12 +2,14 @@
 
 import pytest
 import torch
-from helpers import CELLS, random
+from helpers import CELLS, LAYERS, random, states
 from test_operators import OPTIONS, B, H, I, arguments
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fusedrnn
 from fusedrnn import functional
+from fusedrnn.modules import base, cells
 
 GATES = {"lstm": 4, "gru": 3}
 
@@ -132,3 +134,191 @@ def test_errors_are_the_operators(what):
             run(*given)
         raised.append((error.type, str(error.value).splitlines()[0]))
     assert raised[0] == raised[1]
+
+
+# --- modules ---
+
+MODULES = {  # what a module is made with, beside its sizes
+    "plain": {},
+    "no bias": {"bias": False},
+    "batch first": {"batch_first": True},
+    "both directions": {"bidirectional": True},
+    "three layers": {"num_layers": 3, "bidirectional": True, "dropout": 0.5},
+    "recompute": {"recompute": True},
+    "projection": {"proj_size": 3, "num_layers": 2},
+}
+
+
+def module(kind, option, device="cpu"):
+    name, extra = LAYERS[kind]
+    return getattr(fusedrnn, name)(I, H, **extra, **MODULES[option]).to(device, torch.float64)
+
+
+def first_states(layer, kind, batch=B, **where):
+    return states(kind, layer.num_layers * (1 + layer.bidirectional), batch, H, P=layer.proj_size, **where)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What the short way of modules returned, call by call."""
+    returned = []
+    for place in (base, cells):
+        short = place._call
+        monkeypatch.setattr(place, "_call", lambda *given, short=short: returned.append(short(*given)) or returned[-1])
+    return returned
+
+
+def flat(outputs):
+    return [t for output in outputs for t in (output if isinstance(output, tuple) else [output])]
+
+
+@pytest.mark.parametrize("hx", [False, True])
+@pytest.mark.parametrize("option", MODULES)
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_module_is_what_python_makes_of_it(kind, option, hx, device, calls, monkeypatch):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only an LSTM projects")
+    layer = module(kind, option, device)
+    x = random(*(B, 4) if layer.batch_first else (4, B), I, device=device).requires_grad_()
+    first = first_states(layer, kind, device=device) if hx else None
+    leaves = [x, *layer.parameters()]
+
+    def run():
+        torch.manual_seed(5)  # dropout's
+        outputs = flat(layer(x, first))
+        return [*outputs, *torch.autograd.grad(sum(t.square().sum() for t in outputs), leaves)]
+
+    short = run()
+    assert [result is not None for result in calls] == [True]
+    monkeypatch.setattr(base, "_call", lambda *_: None)
+    for a, b in zip(short, run(), strict=True):
+        assert torch.equal(a, b)
+
+
+OUT_OF_THE_ORDINARY = {  # what is done to a call: (layer, x) -> another call
+    "no batch": lambda layer, x: layer(x[:, 0]),
+    "lengths": lambda layer, x: layer(x, lengths=[2] * B),
+    "reset": lambda layer, x: layer(x, reset=torch.zeros(x.shape[:2], dtype=torch.bool)),
+    "cell states": lambda layer, x: layer(x, return_cell_states=True),
+    "packed": lambda layer, x: layer(torch.nn.utils.rnn.pack_sequence([x[:, 0]])),
+    "a list of states": lambda layer, x: layer(x, list(first_states(layer, "lstm"))),
+    "a subclass": lambda layer, x: layer(x.as_subclass(Watched)),
+    "a subclass for a state": lambda layer, x: layer(x, tuple(t.as_subclass(Watched) for t in first_states(layer, "lstm"))),
+    "a parametrized weight": lambda layer, x: torch.nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0")(x),
+    "autocast": lambda layer, x: torch.autocast("cpu", torch.bfloat16)(lambda: layer.float()(x.float()))(),
+    "a function mode": lambda layer, x: _under(torch.device("cpu"), layer, x),
+}
+REFUSED = {
+    "another width": lambda layer, x: layer(x[..., 1:]),
+    "another dtype": lambda layer, x: layer(x.float()),
+    "four dimensions": lambda layer, x: layer(x[None]),
+    "one state": lambda layer, x: layer(x, first_states(layer, "gru")),
+    "three states": lambda layer, x: layer(x, (*first_states(layer, "lstm"), x)),
+    "states of another batch": lambda layer, x: layer(x, first_states(layer, "lstm", batch=B + 1)),
+    "no tensor": lambda layer, x: layer(x.tolist()),
+    "an unknown reset_to": lambda layer, x: layer(x, reset_to="nonsense"),
+    "a trace": lambda layer, x: torch.jit.trace(layer, x),
+}
+
+
+def _under(mode, layer, x):
+    with mode:
+        return layer(x)
+
+
+@pytest.mark.parametrize("what", OUT_OF_THE_ORDINARY)
+def test_the_rest_is_pythons(what, calls, monkeypatch):
+    outputs = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        layer, x = module("lstm", "plain"), random(4, B, I)
+        outputs.append([t for t in flat(OUT_OF_THE_ORDINARY[what](layer, x)) if t is not None])
+        monkeypatch.setattr(base, "_call", lambda *_: None)
+    assert all(result is None for result in calls)
+    for a, b in zip(*outputs, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_python_says_what_is_wrong(what, calls, monkeypatch):
+    layer, x = module("lstm", "plain"), random(4, B, I)
+    said = []
+    for _ in range(2):
+        with pytest.raises(Exception) as error:
+            REFUSED[what](layer, x)
+        said.append((error.type, str(error.value)))
+        monkeypatch.setattr(base, "_call", lambda *_: None)
+    assert all(result is None for result in calls) and said[0] == said[1]
+
+
+def test_attributes_are_read_at_every_call(calls):
+    layer, x = module("lstm", "three layers"), random(4, B, I)
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    layer.train()
+    assert not torch.equal(layer(x)[0], layer(x)[0])  # dropout
+    with torch.no_grad():
+        layer.eval().weight_hh_l2.mul_(2)
+    before = layer(x)[0]
+    layer.weight_hh_l2 = torch.nn.Parameter(layer.weight_hh_l2 / 2)
+    assert not torch.equal(layer(x)[0], before)
+    assert all(result is not None for result in calls) and len(calls) == 6
+
+
+def test_dynamo_sees_a_modules_operators():
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph
+
+    torch.compile(module("gru", "plain"), backend=keep, fullgraph=True)(random(4, B, I))
+    assert functional._layer_op in [node.target for node in graphs[0].graph.nodes]
+
+
+@pytest.mark.parametrize("hx", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_cell_module_is_what_python_makes_of_it(kind, bias, hx, device, calls, monkeypatch):
+    name, extra = CELLS[kind]
+    cell = getattr(fusedrnn, name)(I, H, bias=bias, **extra).to(device, torch.float64)
+    x = random(B, I, device=device).requires_grad_()
+    first = states(kind, B, H, device=device) if hx else None
+
+    def run():
+        outputs = flat([cell(x, first)])
+        return [*outputs, *torch.autograd.grad(sum(t.square().sum() for t in outputs), [x, *cell.parameters()], allow_unused=True)]
+
+    short = run()
+    assert [result is not None for result in calls] == [True]
+    monkeypatch.setattr(cells, "_call", lambda *_: None)
+    for a, b in zip(short, run(), strict=True):
+        assert a is b is None or torch.equal(a, b)
+
+
+CELL_CALLS = {  # of an LSTM's cell, for Python to do or to refuse
+    "no batch": lambda cell, x: cell(x[0]),
+    "a subclass": lambda cell, x: cell(x.as_subclass(Watched)),
+    "a function mode": lambda cell, x: _under(torch.device("cpu"), cell, x),
+    "autocast": lambda cell, x: torch.autocast("cpu", torch.bfloat16)(lambda: cell.float()(x.float()))(),
+    "a parametrized weight": lambda cell, x: torch.nn.utils.parametrizations.weight_norm(cell, "weight_hh")(x),
+    "another width": lambda cell, x: cell(x[:, 1:]),
+    "a state of another batch": lambda cell, x: cell(x, (random(B + 1, H), random(B + 1, H))),
+    "a state of another width": lambda cell, x: cell(x, (random(B, H), random(B, H + 1))),
+    "no tensor": lambda cell, x: cell(x.tolist()),
+    "a trace": lambda cell, x: torch.jit.trace(cell, x),
+}
+
+
+@pytest.mark.parametrize("what", CELL_CALLS)
+def test_other_calls_of_a_cell_are_pythons(what, calls, monkeypatch):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        cell, x = fusedrnn.LSTMCell(I, H).double(), random(B, I)
+        try:
+            results.append([t.tolist() for t in flat([CELL_CALLS[what](cell, x)])])
+        except Exception as error:
+            results.append((type(error), str(error)))
+        monkeypatch.setattr(cells, "_call", lambda *_: None)
+    assert all(result is None for result in calls) and results[0] == results[1]

@@ -1,5 +1,6 @@
 // The operators' short way in from Python. torch's own serves any operator: a Python frame, a tuple, a search for overrides,
-// and a boxed value an argument, a third of what one step of a cell takes. Here the arguments of two are known.
+// and a boxed value an argument, a third of what one step of a cell takes. Here the arguments of two are known. And modules
+// have one for the calls that most are: of one step, a dozen Python frames took as long as the step.
 //
 // It ends at the dispatcher like the other, so autograd, modes below Python, transforms and the profiler see no difference.
 // What Python itself may override, it leaves to the general way: arguments of other types than Tensor and Parameter,
@@ -7,8 +8,17 @@
 #include "direct.h"
 
 #include <ATen/PythonTorchFunctionTLS.h>
+#include <ATen/TracerMode.h>
+#include <ATen/autocast_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/dropout.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
+
+#include <cctype>
+#include <string>
+#include <tuple>
+#include <vector>
 
 #include "signature.h"
 
@@ -135,6 +145,184 @@ PyObject* cell(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
+// --- modules ---
+
+// What a module holds, by name: its attributes, or its parameters. What is missing, or not as expected, makes all of it not plain.
+class Attributes {
+ public:
+  explicit Attributes(PyObject* dict) : dict_(dict) {}
+
+  bool plain() const { return plain_; }
+
+  PyObject* object(PyObject* name) {
+    PyObject* value = plain_ ? PyDict_GetItemWithError(dict_, name) : nullptr;
+    if (!value) PyErr_Clear(), plain_ = false;
+    return value;
+  }
+  bool boolean(PyObject* name) {
+    PyObject* value = object(name);
+    plain_ = plain_ && PyBool_Check(value);
+    return value == Py_True;
+  }
+  int64_t integer(PyObject* name) {
+    PyObject* value = object(name);
+    plain_ = plain_ && PyLong_CheckExact(value);
+    return plain_ ? PyLong_AsLongLong(value) : 0;
+  }
+  double number(PyObject* name) {
+    PyObject* value = object(name);
+    plain_ = plain_ && (PyFloat_Check(value) || PyLong_Check(value));
+    return plain_ ? PyFloat_AsDouble(value) : 0;
+  }
+  Tensor tensor(PyObject* name) {
+    PyObject* value = object(name);
+    plain_ = plain_ && THPVariable_CheckExact(value);
+    return plain_ ? THPVariable_Unpack(value) : Tensor();
+  }
+  OptionalTensor optional(PyObject* name) {
+    if (object(name) == Py_None) return std::nullopt;
+    return tensor(name);
+  }
+
+ private:
+  PyObject* dict_;
+  bool plain_ = true;
+};
+
+// The names of what a torch.nn.RNNBase or RNNCellBase holds.
+struct Names {
+  PyObject *parameters = of("_parameters"), *all_weights = of("_all_weights"), *mode = of("mode"), *input_size = of("input_size"),
+           *hidden_size = of("hidden_size"), *proj_size = of("proj_size"), *batch_first = of("batch_first"),
+           *bidirectional = of("bidirectional"), *training = of("training"), *dropout = of("dropout"),
+           *weight_ih = of("weight_ih"), *weight_hh = of("weight_hh"), *bias_ih = of("bias_ih"), *bias_hh = of("bias_hh");
+  static PyObject* of(const char* name) { return PyUnicode_InternFromString(name); }
+};
+const Names& names() {
+  static const Names names;
+  return names;
+}
+
+// Whether calls go to the operators as they are: nobody overrides them, traces them or has them cast.
+bool as_they_are(PyObject* input) {
+  if (!THPVariable_CheckExact(input) || at::impl::torch_function_mode_enabled() || at::tracer::impl::is_dispatch_enabled())
+    return false;
+  const at::Device device = THPVariable_Unpack(input).device();
+  return (device.is_cpu() || device.is_cuda()) && !at::autocast::is_autocast_enabled(device.type());
+}
+
+// A state of those sizes into `to`, if there is one. Returns whether it is as it should be.
+bool take_state(PyObject* state, at::IntArrayRef sizes, OptionalTensor& to) {
+  if (state == Py_None) return true;
+  if (!THPVariable_CheckExact(state)) return false;
+  to = THPVariable_Unpack(state);
+  return to->sizes() == sizes;
+}
+
+// A layer's weights: for each role one a direction. `names`: of each direction of each layer, those of its weights.
+struct Roles {
+  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+};
+std::vector<Roles> weights_of(Attributes& parameters, PyObject* names, int64_t directions, bool projected) {
+  const Py_ssize_t count = PyList_GET_SIZE(names);
+  std::vector<Roles> layers(count / directions);
+  for (Py_ssize_t i = 0; i < count && parameters.plain(); ++i) {
+    PyObject* own = PyList_GET_ITEM(names, i);
+    const Py_ssize_t n = PyList_CheckExact(own) ? PyList_GET_SIZE(own) : 0;
+    Roles& layer = layers[i / directions];
+    std::vector<Tensor>* const roles[] = {&layer.w_ih, &layer.w_hh, &layer.b_ih, &layer.b_hh};
+    const Py_ssize_t others = n - projected;
+    if (others != 2 && others != 4) return {};
+    for (Py_ssize_t j = 0; j < n; ++j)
+      (j < others ? *roles[j] : layer.w_hr).push_back(parameters.tensor(PyList_GET_ITEM(own, j)));
+  }
+  return parameters.plain() ? layers : std::vector<Roles>();
+}
+
+// (attributes, input, states, recompute) -> (y, h_n, c_n), or None where anything is out of the ordinary: for Python to say
+// what it is, or to do.
+PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK(count == 4 && PyDict_CheckExact(given[0]), "module takes a dict, an input, states and recompute");
+  if (!as_they_are(given[1])) Py_RETURN_NONE;
+  Tensor x = THPVariable_Unpack(given[1]);
+  PyObject* const states = given[2];
+  const bool recompute = PyObject_IsTrue(given[3]) == 1;
+
+  const Names& name = names();
+  Attributes own(given[0]);
+  PyObject *parameters = own.object(name.parameters), *all_weights = own.object(name.all_weights), *mode = own.object(name.mode);
+  const int64_t I = own.integer(name.input_size), H = own.integer(name.hidden_size), P = own.integer(name.proj_size);
+  const bool batch_first = own.boolean(name.batch_first), both = own.boolean(name.bidirectional);
+  const bool training = own.boolean(name.training);
+  const double dropout = own.number(name.dropout);
+  if (!own.plain() || !PyDict_CheckExact(parameters) || !PyList_CheckExact(all_weights) || !PyUnicode_Check(mode)) Py_RETURN_NONE;
+
+  const int64_t D = both ? 2 : 1, L = PyList_GET_SIZE(all_weights) / D;
+  if (x.dim() != 3 || x.size(2) != I || L == 0 || PyList_GET_SIZE(all_weights) != L * D) Py_RETURN_NONE;
+  Attributes by_name(parameters);
+  const std::vector<Roles> layers = weights_of(by_name, all_weights, D, P > 0);
+  if (layers.empty() || layers[0].w_ih[0].scalar_type() != x.scalar_type()) Py_RETURN_NONE;
+
+  const char* const spelled = PyUnicode_AsUTF8(mode);
+  if (!spelled) throw python_error();
+  std::string cell = spelled;
+  for (char& letter : cell) letter = static_cast<char>(std::tolower(letter));
+  OptionalTensor h_0, c_0;
+  if (states != Py_None) {
+    const bool lstm = cell == "lstm";
+    const int64_t B = x.size(batch_first ? 0 : 1);
+    if (!PyTuple_CheckExact(states) || PyTuple_GET_SIZE(states) != 1 + lstm ||
+        !take_state(PyTuple_GET_ITEM(states, 0), {L * D, B, P > 0 ? P : H}, h_0) ||
+        (lstm && !take_state(PyTuple_GET_ITEM(states, 1), {L * D, B, H}, c_0)) || !h_0 || (lstm && !c_0))
+      Py_RETURN_NONE;
+  }
+
+  const Bools reverse = both ? Bools({false, true}) : Bools({false});
+  static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
+  auto results = without_gil([&] {
+    std::vector<Tensor> h_ns(L), c_ns(L);
+    if (batch_first) x = x.transpose(0, 1);
+    for (int64_t i = 0; i < L; ++i) {
+      const Roles& w = layers[i];
+      const auto some = [](const std::vector<Tensor>& list) { return list.empty() ? std::nullopt : OptionalTensorList(list); };
+      const auto state = [&](const OptionalTensor& t) { return t && L > 1 ? t->narrow(0, i * D, D) : t; };
+      std::tie(x, h_ns[i], c_ns[i], std::ignore) =
+          call.call(x, state(h_0), state(c_0), w.w_ih, w.w_hh, some(w.b_ih), some(w.b_hh), some(w.w_hr), std::nullopt,
+                    std::nullopt, std::nullopt, cell, reverse, /*reset_to_hx=*/false, /*cell_states=*/false, recompute);
+      if (dropout > 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
+    }
+    if (batch_first) x = x.transpose(0, 1);
+    return std::make_tuple(x, L == 1 ? h_ns[0] : at::cat(h_ns), L == 1 ? c_ns[0] : at::cat(c_ns));
+  });
+  return wrap(std::move(results));
+  END_HANDLE_TH_ERRORS
+}
+
+// (attributes, kind of cell, input, h_0, c_0) -> (h, c), or None as above.
+PyObject* cell_module(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK(count == 5 && PyDict_CheckExact(given[0]), "cell_module takes a dict, a name, an input, h_0 and c_0");
+  if (!as_they_are(given[2])) Py_RETURN_NONE;
+  const Tensor x = THPVariable_Unpack(given[2]);
+  const Names& name = names();
+  Attributes own(given[0]);
+  PyObject* const parameters = own.object(name.parameters);
+  const int64_t I = own.integer(name.input_size), H = own.integer(name.hidden_size);
+  OptionalTensor h_0, c_0;
+  if (!own.plain() || !PyDict_CheckExact(parameters) || x.dim() != 2 || x.size(1) != I || H == 0 ||
+      !take_state(given[3], {x.size(0), H}, h_0) || !take_state(given[4], {x.size(0), H}, c_0))
+    Py_RETURN_NONE;
+  Attributes by_name(parameters);
+  const Tensor w_ih = by_name.tensor(name.weight_ih), w_hh = by_name.tensor(name.weight_hh);
+  const OptionalTensor b_ih = by_name.optional(name.bias_ih), b_hh = by_name.optional(name.bias_hh);
+  const char* const kind = PyUnicode_AsUTF8(given[1]);
+  if (!kind) throw python_error();
+  if (!by_name.plain()) Py_RETURN_NONE;
+  static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell");
+  return wrap(without_gil([&] { return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind); }));
+  END_HANDLE_TH_ERRORS
+}
+
 template <PyObject* (*kFunction)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef method(const char* name) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(kFunction)), METH_FASTCALL, nullptr};
@@ -143,10 +331,12 @@ PyMethodDef method(const char* name) {
 }  // namespace
 
 py::object direct(const std::string& name, const py::object& general) {
-  static PyMethodDef methods[] = {method<layer>("layer"), method<cell>("cell")};  // as long-lived as their functions
+  // As long-lived as their functions.
+  static PyMethodDef methods[] = {method<layer>("layer"), method<cell>("cell"), method<module>("module"),
+                                  method<cell_module>("cell_module")};
   for (PyMethodDef& m : methods)
     if (name == m.ml_name) return py::reinterpret_steal<py::object>(PyCFunction_New(&m, general.ptr()));
-  throw std::invalid_argument("direct knows layer and cell; got '" + name + "'");
+  throw std::invalid_argument("direct knows layer, cell, module and cell_module; got '" + name + "'");
 }
 
 }  // namespace fusedrnn::ops

@@ -16,9 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import functional
+from .. import _ops, functional
 from ..functional import Weights
 from ..plan import CudaPlan, Plan, plan
+
+
+# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37.
+_call = _ops.direct("module", None)
 
 
 def weights_of(module: torch.nn.Module, names: Sequence[str]) -> list[Tensor | None]:
@@ -122,6 +126,11 @@ class Recurrent(Untraced):
 
         states: the tuple of first states, (h_0,) or (h_0, c_0), or None
         """
+        plain = lengths is None and reset is None and reset_to == "zeros" and not cell_states
+        if plain and not torch.compiler.is_dynamo_compiling():
+            results = _call(self.__dict__, input, states, self.recompute)
+            if results is not None:
+                return *results, None
         refuse_tracers(input)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, states, lengths, reset, reset_to, cell_states)

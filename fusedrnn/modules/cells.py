@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import functional
+from .. import _ops, functional
 from .base import Untraced, refuse_tracers, weights_of
 
+_call = _ops.direct("cell_module", None)  # most calls: an LSTM's, one thread, B=1 H=64 in 9.9 µs instead of 12.7
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
@@ -19,6 +20,10 @@ class Cell(Untraced):
 
     def _step(self, cell: str, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one step and return h and, of an LSTM, c: (B, H), or (H,) of an input without B."""
+        if not torch.compiler.is_dynamo_compiling():
+            results = _call(self.__dict__, cell, input, h_0, c_0)
+            if results is not None:
+                return results
         refuse_tracers(input)
         x = input
         if not self._fits(x, h_0, c_0):
