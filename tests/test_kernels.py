@@ -115,6 +115,14 @@ def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels, threa
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, doubled(x)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_gradients_of_weights_in_blocks_of_every_height(dtype, kernels):
+    for outputs in range(1, 26):  # one block, two, and the first sizes that want three
+        ours, torchs, truth = make("rnn_tanh", 9, outputs, dtype=dtype, device=kernels)
+        x = random(3, 2, 9, dtype=dtype, device=kernels)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
 # Sums of 2 MB and more, of at most a slice's rows (256), are written past the caches where their rows are whole cache lines;
 # others, of more rows or of 741 or 730 columns, are not.
 @pytest.mark.parametrize("B, I, H", [(7, 736, 720), (2, 720, 741), (90, 730, 720)])
