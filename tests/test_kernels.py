@@ -119,7 +119,7 @@ def test_gradients_of_weights_over_many_rows(kind, option, dtype, kernels, threa
 def test_gradients_of_weights_in_blocks_of_every_height(dtype, kernels):
     for outputs in range(1, 26):  # one block, two, and the first sizes that want three
         ours, torchs, truth = make("rnn_tanh", 9, outputs, dtype=dtype, device=kernels)
-        x = random(3, 2, 9, dtype=dtype, device=kernels)
+        x = random(3, 100, 9, dtype=dtype, device=kernels)  # two slices of rows
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
