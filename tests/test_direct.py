@@ -264,6 +264,20 @@ def test_attributes_are_read_at_every_call(calls):
     assert all(result is not None for result in calls) and len(calls) == 6
 
 
+@pytest.mark.parametrize("check, hx", [("check_input", False), ("check_forward_args", True)])
+def test_a_subclass_checks_every_call(check, hx, calls):
+    checked = []
+
+    def own(self, *args):
+        checked.append(check)
+        return getattr(fusedrnn.GRU, check)(self, *args)
+
+    layer = type("Checked", (fusedrnn.GRU,), {check: own})(I, H).double()
+    for child in (layer, type("Child", (type(layer),), {})(I, H).double()):
+        child(random(4, B, I), first_states(child, "gru") if hx else None)
+    assert checked == [check] * 2 and not calls
+
+
 def test_dynamo_sees_a_modules_operators():
     graphs = []
 

@@ -20,7 +20,6 @@ from .. import _ops, functional
 from ..functional import Weights
 from ..plan import CudaPlan, Plan, plan
 
-
 # Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37.
 _call = _ops.direct("module", None)
 
@@ -58,6 +57,12 @@ class Recurrent(Untraced):
     """
 
     recompute = False
+    _checks_are_ours = True  # or a subclass has some of its own, which every call has to come by
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not vars(cls).keys().isdisjoint({"check_input", "check_forward_args", "check_hidden_size"}):
+            cls._checks_are_ours = False
 
     def __init__(self, *args, recompute: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -127,7 +132,7 @@ class Recurrent(Untraced):
         states: the tuple of first states, (h_0,) or (h_0, c_0), or None
         """
         plain = lengths is None and reset is None and reset_to == "zeros" and not cell_states
-        if plain and not torch.compiler.is_dynamo_compiling():
+        if plain and self._checks_are_ours and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, self.recompute)
             if results is not None:
                 return *results, None
