@@ -4,8 +4,8 @@ The ceilings are measured in the run that uses them, before and after its rows, 
 large products at the run's dtype and threads (by torch.mm or, where that is faster, by oneDNN with weights that it has
 packed before; float64 counts half of float32 there, for registers hold half as many), the rate of reading buffers of many sizes, what a meeting
 of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and what
-the smallest of modules takes, one that multiplies by a number, without and with its gradients (the last two on the
-CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
+the smallest of modules with as many inputs as a layer has takes, one that joins five numbers, without and with their
+gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
 so many bytes, A that of reading as many as all weights have, F the rate of functions, and of what stands before and after a
 bar whichever takes longer,
 
@@ -44,6 +44,10 @@ from fusedrnn import _ops
 from . import timing
 from .cases import FUNCTIONS, GATES, packing
 
+# What tells fusedrnn and what it is compared with to leave a processor's widest vectors alone: all of them, or the comparison is
+# none.
+INSTRUCTION_SETS = ("FUSEDRNN_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
+
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
 WORK, WORK_ROUNDS = 200_000, 5  # about 0.3 ms each
@@ -79,6 +83,7 @@ def environment(device="cpu", command=None):
         "python": platform.python_version(),
         "fusedrnn": fusedrnn.__version__,
         "build": _ops.build_info(),
+        "told": {name: os.environ[name] for name in INSTRUCTION_SETS if os.environ.get(name)} or None,
     }
     if device == "cuda":
         from .gpu_check import clocks, query
@@ -145,19 +150,22 @@ def ceilings_cpu():
     return found
 
 
-class Scale(torch.nn.Module):
+class Join(torch.nn.Module):
+    """As many inputs as a layer of one direction has, one operator, and a gradient for each."""
+
     def __init__(self):
         super().__init__()
-        self.factor = torch.nn.Parameter(torch.ones(1))
+        for name in ("w_ih", "w_hh", "b_ih", "b_hh"):
+            self.register_parameter(name, torch.nn.Parameter(torch.ones(1)))
 
     def forward(self, x):
-        return x * self.factor
+        return torch.cat((x, self.w_ih, self.w_hh, self.b_ih, self.b_hh))
 
 
 def call_seconds():
     """{pass: seconds} of a module that has next to nothing to do."""
-    layer, x, d_y = Scale(), torch.ones(1, requires_grad=True), torch.ones(1)
-    arguments = [x, layer.factor]
+    layer, x, d_y = Join(), torch.ones(1, requires_grad=True), torch.ones(5)
+    arguments = [x, *layer.parameters()]
 
     def infer():
         with torch.no_grad():

@@ -10,6 +10,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from .machine import INSTRUCTION_SETS
 from .timing import OURS, RECOMPUTE, as_text, of_limit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,6 +37,8 @@ SUITES = {
 def committed(result):
     """What a result is called once it is committed; None if it is none of those. By its kernels, cores and command."""
     e = result["environment"]
+    if e.get("told") and set(e["told"]) != set(INSTRUCTION_SETS):
+        return None  # some were held back, and others not
     for suite, command in SUITES.items():
         if e["command"] == command:
             return f"cpu-{e['build']['cpu kernels'].removesuffix('_bf16')}-{e['cores']}-cores{suite}"
@@ -54,9 +57,15 @@ def taken(result):
     """How the result came about."""
     e = result["environment"]
     return (
-        f"`{e['command']}` on a {e['cores']}-core {e['cpu']} ({e['build']['cpu kernels']}), torch {e['torch']}, "
+        f"`{e['command']}`{told(e)} on a {e['cores']}-core {e['cpu']} ({e['build']['cpu kernels']}), torch {e['torch']}, "
         f"{e['threads']} threads, {e['date'][:10]}."
     )
+
+
+def told(environment):
+    """What held the instruction sets of fusedrnn and torch back, if anything did."""
+    variables = environment.get("told") or {}
+    return f" with `{' '.join(f'{name}={value}' for name, value in variables.items())}`" if variables else ""
 
 
 def against_torch(result):
@@ -125,8 +134,15 @@ def grids(*results):
         "|---|" + "---|" * len(columns),
         *rows,
         "",
+        *held_back(*results),
         *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was faster nowhere."]),
     ]
+
+
+def held_back(*results):
+    """A line for each instruction set that a processor of a wider one was held to."""
+    lines = {f"{kernels(r)}: a processor that has more, held to it{told(r['environment'])}." for r in results if r["environment"].get("told")}
+    return [line for name in sorted(lines) for line in (name, "")]
 
 
 def kernels(result):

@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as program  # noqa: E402
-from benchmarks import gate, machine, memory, page, pictures, runner, tables, timing  # noqa: E402
+from benchmarks import gate, machine, memory, page, pictures, readme, runner, tables, timing  # noqa: E402
 from benchmarks.cases import LAYERS, Case, contenders, packing  # noqa: E402
 
 CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 4e9, 1048576: 1e8}, "meeting_s": 1e-6}
@@ -237,3 +237,20 @@ def test_few_rows_make_few_pictures(tmp_path):
     result["results"] = []
     assert pictures.draw(result, tmp_path, "none") == {}
     assert "No losses" in page.page(result, {})
+
+
+def test_a_result_of_held_back_instruction_sets_says_so_and_holds_all_or_none(monkeypatch):
+    monkeypatch.setattr(machine.os, "environ", {})
+    assert machine.environment()["told"] is None
+    variables = dict.fromkeys(machine.INSTRUCTION_SETS, "avx2")
+    monkeypatch.setattr(machine.os, "environ", {**variables, "OTHER": "avx2"})
+    assert machine.environment()["told"] == variables
+    result = imagined()
+    result["environment"] |= {"command": "python -m benchmarks", "cores": 2, "build": {"cpu kernels": "avx2"}, "told": variables}
+    assert readme.committed(result) == "cpu-avx2-2-cores"
+    assert f"{machine.INSTRUCTION_SETS[0]}=avx2 " in readme.taken(result)
+    assert "FUSEDRNN_ISA=avx2" in readme.held_back(result, result)[0] and len(readme.held_back(result, result)) == 2
+    result["environment"]["told"] = {"FUSEDRNN_ISA": "avx2"}
+    assert readme.committed(result) is None, "the others had more"
+    result["environment"]["told"] = None
+    assert readme.committed(result) == "cpu-avx2-2-cores" and readme.held_back(result) == []
