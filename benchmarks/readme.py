@@ -140,9 +140,13 @@ def grids(*results):
 
 
 def held_back(*results):
-    """A line for each instruction set that a processor of a wider one was held to."""
-    lines = {f"{kernels(r)}: a processor that has more, held to it{told(r['environment'])}." for r in results if r["environment"].get("told")}
-    return [line for name in sorted(lines) for line in (name, "")]
+    """A line for each way in which processors were held to less than they have, and the commands that were run so."""
+    ways = {}
+    for result in results:
+        if result["environment"].get("told"):
+            way = f"a processor that has more, held to it{told(result['environment'])}"
+            ways.setdefault((kernels(result), way), []).append(f"`{result['environment']['command']}`")
+    return [line for (isa, way), commands in ways.items() for line in (f"{isa}, {' and '.join(commands)}: {way}.", "")]
 
 
 def kernels(result):
