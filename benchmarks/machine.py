@@ -5,9 +5,9 @@ large products at the run's dtype and threads (by torch.mm or, where that is fas
 packed before; float64 counts half of float32 there, for registers hold half as many), the rate of reading buffers of many sizes, what a meeting
 of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and what
 the smallest of modules with as many inputs as a layer has takes, one that joins five numbers, without and with their
-gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights' bytes, R the rate of reading
-so many bytes, A that of reading as many as all weights have, F the rate of functions, and of what stands before and after a
-bar whichever takes longer,
+gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the recurrent weights'
+bytes, R the rate of reading so many bytes, A that of reading as many as all weights have, F the rate of functions, and of
+what stands before and after a bar whichever takes longer,
 
     walk     = input products / P | input weights / A, + T · (a step's recurrent products / P | W / R, + meeting)
                + what W / A takes longer than such a step, in the first one
@@ -44,8 +44,7 @@ from fusedrnn import _ops
 from . import timing
 from .cases import FUNCTIONS, GATES, packing
 
-# What tells fusedrnn and what it is compared with to leave a processor's widest vectors alone: all of them, or the comparison is
-# none.
+# Variables that hold fusedrnn and what it is compared with to an instruction set. A comparison needs all of them, or none.
 INSTRUCTION_SETS = ("FUSEDRNN_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 
 SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory

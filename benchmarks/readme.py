@@ -264,8 +264,9 @@ if __name__ == "__main__":
         result = json.loads(given.read_text())
         name = committed(result)
         if not name:
-            command = result["environment"]["command"]
-            sys.exit(f"{given} was made by `{command}`; a committed result by one of: {', '.join(SUITES.values())}")
+            made = f"`{result['environment']['command']}`{told(result['environment'])}"
+            held = f"with all of {', '.join(INSTRUCTION_SETS)} or none"
+            sys.exit(f"{given} was made by {made}; a committed result, {held}, by one of: {', '.join(SUITES.values())}")
         (RESULTS / f"{name}.json").write_text(given.read_text())
     for text in TEXTS:
         path = ROOT / text
