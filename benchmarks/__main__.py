@@ -152,6 +152,9 @@ def main(arguments=None):
         torch.set_num_threads(options.threads)
     if result is None:
         given = [str(text) for text in (sys.argv[1:] if arguments is None else arguments)]
+        aside = argparse.ArgumentParser(add_help=False)
+        aside.add_argument("--output")  # where a result lies is no part of what it is
+        _, given = aside.parse_known_args(given)
         torch.backends.cuda.matmul.allow_tf32 = options.tf32
         try:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=options.tf32):

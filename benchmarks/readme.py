@@ -1,13 +1,15 @@
-"""Writes the tables of README.md and docs/ from committed results: `python -m benchmarks.readme [RESULT.json ...]`.
+"""Writes the tables of README.md and docs/ from committed results: `python -m benchmarks.readme`.
 
-A result that is named becomes a committed one first, under the name that belongs to the command that made it. What
-stands between the marks in the texts is made here and nowhere else; a test compares the two.
+With `--machine zen5 RESULT.json ...` these become committed ones first, under names made of the processor's, which a
+virtual machine often keeps to itself, of kernels, cores, and the command that made them. What stands between the marks
+in the texts is made here and nowhere else; a test compares the two.
 """
 
+import argparse
 import itertools
 import json
+import re
 import statistics
-import sys
 from pathlib import Path
 
 from .machine import INSTRUCTION_SETS
@@ -28,21 +30,27 @@ SUITES = {
         "python -m benchmarks --batch 32 --seq-len 128 --hidden 256 --layers 1,4 --passes step "
         "--contenders fusedrnn,fusedrnn-recompute --budget 70"
     ),
+    "-memory": "python -m benchmarks --suite memory",
     "-wide": (
         "python -m benchmarks --cells lstm,gru --batch 64 --seq-len 64 --hidden 512 --passes infer,step --rounds 30 --budget 150"
     ),
 }
 
 
-def committed(result):
-    """What a result is called once it is committed; None if it is none of those. By its kernels, cores and command."""
+def committed(result, machine):
+    """What a result is called once it is committed; None if it is none of those. By its machine, kernels, cores and command."""
     e = result["environment"]
     if e.get("told") and set(e["told"]) != set(INSTRUCTION_SETS):
         return None  # some were held back, and others not
     for suite, command in SUITES.items():
         if e["command"] == command:
-            return f"cpu-{e['build']['cpu kernels'].removesuffix('_bf16')}-{e['cores']}-cores{suite}"
+            return f"{machine}-{kernels(result).removesuffix('_bf16')}-{e['cores']}-cores{suite}"
     return None
+
+
+def read(name):
+    """The committed result of that name, and what machine it is of."""
+    return {**json.loads((RESULTS / f"{name}.json").read_text()), "machine": name.split("-")[0]}
 
 
 # what we want to be: so many times as fast as torch.nn, by cell and pass
@@ -57,7 +65,7 @@ def taken(result):
     """How the result came about."""
     e = result["environment"]
     return (
-        f"`{e['command']}`{told(e)} on a {e['cores']}-core {e['cpu']} ({e['build']['cpu kernels']}), torch {e['torch']}, "
+        f"`{e['command']}`{told(e)} on a {e['cores']}-core {e['cpu']} ({where(result)}), torch {e['torch']}, "
         f"{e['threads']} threads, {e['date'][:10]}."
     )
 
@@ -109,7 +117,7 @@ def grids(*results):
     rows, losses = [], []
     for result in results:
         e = result["environment"]
-        name = f"{kernels(result)}: `{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
+        name = f"{where(result)}: `{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
         name += f" ({result['ended']})" if "ended" in result else ""
         ratios, most = ({column: [] for column in columns} for _ in range(2))
         for record, ratio in against_torch(result):
@@ -119,7 +127,7 @@ def grids(*results):
             if ratio < 1:
                 ours, theirs = (100 * of_limit(record, name) for name in (OURS, "torch.nn"))
                 losses.append(
-                    f"- {kernels(result)}: {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
+                    f"- {where(result)}: {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
                     f"torch.nn at {theirs:.0f} %"
                 )
         mean = lambda values: f"{statistics.geometric_mean(values):.2f}"
@@ -145,12 +153,17 @@ def held_back(*results):
     for result in results:
         if result["environment"].get("told"):
             way = f"a processor that has more, held to it{told(result['environment'])}"
-            ways.setdefault((kernels(result), way), []).append(f"`{result['environment']['command']}`")
-    return [line for (isa, way), commands in ways.items() for line in (f"{isa}, {' and '.join(commands)}: {way}.", "")]
+            ways.setdefault((where(result), way), []).append(f"`{result['environment']['command']}`")
+    return [line for (place, way), commands in ways.items() for line in (f"{place}, {', '.join(commands)}: {way}.", "")]
 
 
 def kernels(result):
     return result["environment"]["build"]["cpu kernels"]
+
+
+def where(result):
+    """Processor and kernels."""
+    return f"{result['machine']}, {kernels(result)}"
 
 
 def disturbance(result):
@@ -210,6 +223,16 @@ def memory(result):
     ]
 
 
+def peaks(result):
+    """Peak of memory of a training step over sequences of several lengths, and ours over torch.nn's."""
+    rows = []
+    for record in result["results"]:
+        theirs, ours, again = (record["contenders"][name]["peak_bytes"] for name in ("torch.nn", OURS, RECOMPUTE))
+        rows.append(f"| {record['case']} | {theirs / 1e6:.3g} | {ours / 1e6:.3g} | **{ours / theirs:.2f}** | {again / 1e6:.3g} |")
+    head = f"| case | torch.nn, MB | {OURS}, MB | of torch.nn's | {RECOMPUTE}, MB |"
+    return [taken(result) + " Peak of a training step beyond what was there before it.", "", head, "|---|---|---|---|---|", *rows]
+
+
 def many_rounds(result):
     """Medians and deciles of rows that the suites have time for only a few rounds of."""
     rows = []
@@ -223,23 +246,26 @@ def many_rounds(result):
     return [taken(result) + " Medians, and deciles in brackets.", "", *head, *rows]
 
 
-def _grids(machine):
-    names = (f"{machine}{suite}" for suite in SUITES if suite not in ("-recompute", "-wide"))
+def _grids(*machines):
+    names = (f"{machine}{suite}" for machine in machines for suite in SUITES if suite not in ("-recompute", "-wide", "-memory"))
     return [name for name in names if (RESULTS / f"{name}.json").exists()]
 
 
-AVX2, AVX512 = "cpu-avx2-2-cores", "cpu-avx512-2-cores"
+ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2 = (f"{machine}-{isa}-2-cores" for machine in ("zen5", "zen4") for isa in ("avx512", "avx2"))
 # name of a table → the text that it stands in, what makes it, and of which results, of those that are there by then
 TABLES = {
-    "speed": ("README.md", speed, lambda: [AVX512]),
-    "grids": ("README.md", grids, lambda: _grids(AVX512) + _grids(AVX2)),
-    "memory": ("README.md", memory, lambda: [f"{AVX512}-recompute"]),
-    "speed in bfloat16": ("docs/speed.md", speed, lambda: [f"{AVX512}-bfloat16"]),
-    "speed with AVX2": ("docs/speed.md", speed, lambda: [AVX2]),
-    "many rounds": ("docs/speed.md", many_rounds, lambda: [f"{AVX2}-wide"]),
-    "many rounds with AVX-512": ("docs/speed.md", many_rounds, lambda: [f"{AVX512}-wide"]),
-    "short with AVX-512": ("docs/speed.md", short_of_goals, lambda: _grids(AVX512)),
-    "short with AVX2": ("docs/speed.md", short_of_goals, lambda: _grids(AVX2)),
+    "speed": ("README.md", speed, lambda: [ZEN5]),
+    "grids": ("README.md", grids, lambda: _grids(ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2)),
+    "memory": ("README.md", memory, lambda: [f"{ZEN5}-recompute"]),
+    "memory and length": ("docs/speed.md", peaks, lambda: [f"{ZEN5}-memory"]),
+    "speed in bfloat16": ("docs/speed.md", speed, lambda: [f"{ZEN5}-bfloat16"]),
+    "speed with AVX2": ("docs/speed.md", speed, lambda: [ZEN5_AVX2]),
+    "many rounds": ("docs/speed.md", many_rounds, lambda: [f"{ZEN5}-wide"]),
+    "many rounds with AVX2": ("docs/speed.md", many_rounds, lambda: [f"{ZEN5_AVX2}-wide"]),
+    "short with AVX-512": ("docs/speed.md", short_of_goals, lambda: _grids(ZEN5)),
+    "short with AVX2": ("docs/speed.md", short_of_goals, lambda: _grids(ZEN5_AVX2)),
+    "short with AVX-512 on Zen 4": ("docs/speed-zen4.md", short_of_goals, lambda: _grids(ZEN4)),
+    "short with AVX2 on Zen 4": ("docs/speed-zen4.md", short_of_goals, lambda: _grids(ZEN4_AVX2)),
 }
 TEXTS = sorted({text for text, *_ in TABLES.values()})
 
@@ -254,19 +280,25 @@ def filled(text, content):
         _, mark, tail = rest.partition(end)
         if not mark:
             raise ValueError(f"{text} must hold the marks {begin!r} and {end!r}")
-        lines = "\n".join(table(*(json.loads((RESULTS / f"{source}.json").read_text()) for source in sources())))
+        lines = "\n".join(table(*map(read, sources())))
         content = f"{head}{begin}\n\n{lines}\n\n{end}{tail}"
     return content
 
 
 if __name__ == "__main__":
-    for given in map(Path, sys.argv[1:]):
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Writes the tables anew.")
+    parser.add_argument("--machine", help="the processor's common name, without hyphens: zen5")
+    parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json", help="becomes a committed one first")
+    options = parser.parse_args()
+    if options.results and not re.fullmatch(r"\w+", options.machine or ""):
+        parser.error(f"results need --machine NAME, a word; got {options.machine!r}")
+    for given in options.results:
         result = json.loads(given.read_text())
-        name = committed(result)
+        name = committed(result, options.machine)
         if not name:
             made = f"`{result['environment']['command']}`{told(result['environment'])}"
             held = f"with all of {', '.join(INSTRUCTION_SETS)} or none"
-            sys.exit(f"{given} was made by {made}; a committed result, {held}, by one of: {', '.join(SUITES.values())}")
+            parser.error(f"{given} was made by {made}; a committed result, {held}, by one of: {', '.join(SUITES.values())}")
         (RESULTS / f"{name}.json").write_text(given.read_text())
     for text in TEXTS:
         path = ROOT / text

@@ -247,10 +247,11 @@ def test_a_result_of_held_back_instruction_sets_says_so_and_holds_all_or_none(mo
     assert machine.environment()["told"] == variables
     result = imagined()
     result["environment"] |= {"command": "python -m benchmarks", "cores": 2, "build": {"cpu kernels": "avx2"}, "told": variables}
-    assert readme.committed(result) == "cpu-avx2-2-cores"
+    result["machine"] = "zen9"
+    assert readme.committed(result, "zen9") == "zen9-avx2-2-cores"
     assert f"{machine.INSTRUCTION_SETS[0]}=avx2 " in readme.taken(result)
     assert "FUSEDRNN_ISA=avx2" in readme.held_back(result, result)[0] and len(readme.held_back(result, result)) == 2
     result["environment"]["told"] = {"FUSEDRNN_ISA": "avx2"}
-    assert readme.committed(result) is None, "the others had more"
+    assert readme.committed(result, "zen9") is None, "the others had more"
     result["environment"]["told"] = None
-    assert readme.committed(result) == "cpu-avx2-2-cores" and readme.held_back(result) == []
+    assert readme.committed(result, "zen9") == "zen9-avx2-2-cores" and readme.held_back(result) == []
