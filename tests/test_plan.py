@@ -20,6 +20,14 @@ def test_small_steps_stay_on_one_thread():
     assert plan("lstm", 1, 1, 64, threads=8).threads == 1, "waking a thread takes longer than such a step"
 
 
+def test_small_steps_are_shared_by_rows_and_directions_if_there_are_many():
+    many, few = plan("rnn_tanh", 128, 32, 16, threads=2), plan("rnn_tanh", 10, 32, 16, threads=2)
+    assert (many.batch_parts, many.unit_parts) == (2, 1), "rows hand nothing over"
+    assert few.threads == 1, "less work than it takes to wake a thread"
+    one, both = (plan("lstm", 128, 1, 16, bidirectional=given, threads=2) for given in (False, True))
+    assert (one.threads, both.direction_parts, both.threads) == (1, 2, 2)
+
+
 def test_small_steps_of_long_sequences_have_a_helper():
     p = plan("lstm", 128, 1, 64, threads=2)
     assert (p.threads, p.unit_parts, p.helpers) == (2, 1, 1) and "a thread for the products of its inputs" in p.reason
