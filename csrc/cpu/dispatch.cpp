@@ -1,4 +1,6 @@
 // Which instruction set's kernels run.
+#include <unistd.h>
+
 #include <atomic>
 #include <cstdlib>
 #include <stdexcept>
@@ -20,6 +22,12 @@ const Kernels& find(const std::string& name) {
 std::atomic<const Kernels*> chosen{nullptr};
 
 }  // namespace
+
+#if defined(_SC_LEVEL1_DCACHE_SIZE)
+const int64_t first_cache = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+#else
+const int64_t first_cache = 0;
+#endif
 
 std::vector<const Kernels*> available() {
   std::vector<const Kernels*> sets;

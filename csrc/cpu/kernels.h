@@ -68,6 +68,9 @@ extern const Kernels kAvx2, kAvx512, kAvx512Bf16;
 extern const Kernels kNeon;
 #endif
 
+// Bytes of a core's first-level data cache; 0 where the system does not tell.
+extern const int64_t first_cache;
+
 // The sets that this processor can run, widest first.
 std::vector<const Kernels*> available();
 
