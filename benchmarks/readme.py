@@ -24,6 +24,7 @@ SUITES = {
     "": "python -m benchmarks",
     "-full": "python -m benchmarks --suite full",
     "-one-thread": "python -m benchmarks --threads 1 --budget 230",
+    "-full-one-thread": "python -m benchmarks --suite full --threads 1",
     "-float64": "python -m benchmarks --dtype float64 --budget 230",
     "-bfloat16": "python -m benchmarks --dtype bfloat16",
     "-recompute": (
