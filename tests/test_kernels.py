@@ -35,6 +35,34 @@ def test_every_block_edge(kind, B, H, dtype, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+@pytest.fixture(params=[32, 48], ids="first cache of {} KB".format)
+def first_cache(request):
+    before = _ops._C.pretend_first_cache(request.param << 10)
+    yield request.param << 10
+    _ops._C.pretend_first_cache(before)
+
+
+# Every number of vectors that one block of rows may be multiplied with at once, and what is left of more of them: four gates
+# of 4, 8, ... units. T=3 takes the panels in both orders, from the first and from the last.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.cpu
+def test_blocks_of_every_height_and_width(dtype, kernels, first_cache):
+    for H in [*range(2, 20, 2), *range(20, 72, 4), 100, 116, 130]:
+        ours, torchs, truth = make("lstm", H, H, dtype=dtype)
+        x, d_y = random(3, 12, H, dtype=dtype), random(3, 12, H, dtype=dtype)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+        def run(rows):
+            leaf = x[:, :rows].clone().requires_grad_()
+            y = ours(leaf)[0]
+            return y, torch.autograd.grad(y, leaf, d_y[:, :rows])[0]
+
+        whole = run(12)
+        for rows in range(1, 12):
+            for some, all_rows in zip(run(rows), whole):
+                assert torch.equal(some, all_rows[:, :rows]), (H, rows)
+
+
 # Weights of 16 bits are widened as they are read, which is exact: so everything has float32's bits, rounded once.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("T", [1, 4])

@@ -10,6 +10,9 @@ constexpr int64_t kWidestVector = 64;  // bytes, and those of a cache line
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+// Most outputs of a chunk, of so many gates.
+int64_t chunk_limit(int gates, int64_t lanes) { return gates > 1 ? kChunkUnits : std::max(kChunkUnits, kChunkVectors * lanes); }
+
 // Equal chunks of at most `limit` outputs, as many as a multiple of the parts that share them.
 int64_t chunk_of(int64_t width, int64_t parts, int64_t limit, int64_t lanes) {
   const int64_t chunks = parts * ceil_div(width, parts * limit);
@@ -76,8 +79,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const auto unit_parts = [&](int batch_parts) {
     return at_most(std::min(s.hidden, s.projection) / (2 * p.vector_lanes), free / batch_parts);
   };
+  const int64_t limit = chunk_limit(cell.gates, p.vector_lanes), limit_of_one = chunk_limit(1, p.vector_lanes);
   const auto share = [&](int batch_parts) {  // rows times units of the thread that has most
-    const int64_t parts = unit_parts(batch_parts), chunk = chunk_of(s.hidden, parts, kChunkUnits, p.vector_lanes);
+    const int64_t parts = unit_parts(batch_parts), chunk = chunk_of(s.hidden, parts, limit, p.vector_lanes);
     return ceil_div(step_rows(s), batch_parts) * ceil_div(ceil_div(s.hidden, chunk), parts) * chunk;
   };
   p.batch_parts = at_most(step_rows(s) / unit.part_rows, apart);  // rows first: they need no hand-over
@@ -96,10 +100,11 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const int64_t row_bytes = std::max<int64_t>(1, s.directions * gradient_width(s) * s.element_bytes);
   const int64_t stretch = std::clamp(kStretchBytes / row_bytes, kFewestStretchRows, kMostStretchRows);
   p.stretch_rows = std::max(s.batch, std::min(s.rows, stretch));
-  p.chunk = chunk_of(s.hidden, p.unit_parts, kChunkUnits, p.vector_lanes);
+  p.chunk = chunk_of(s.hidden, p.unit_parts, limit, p.vector_lanes);
+  p.backward_chunk = chunk_of(s.hidden, p.unit_parts, limit_of_one, p.vector_lanes);
   // Without a projection h is the hidden units: one owner for both sides of a step.
-  p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, kChunkUnits, p.vector_lanes);
-  p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, kChunkUnits, p.vector_lanes) : p.chunk;
+  p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, limit_of_one, p.vector_lanes);
+  p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, limit_of_one, p.vector_lanes) : p.backward_chunk;
   const auto weights = [&](int64_t depth) {
     return s.steps > 1 ? Weights::packed : depth >= kDotDepth ? Weights::dots : Weights::sliced;
   };
@@ -183,7 +188,7 @@ PackedLayout hidden_backward_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.projection, p.projection_chunk, cell_info(s.cell).gates * s.hidden);
 }
 PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
-  return layout(p, s.hidden, p.chunk, s.projection);
+  return layout(p, s.hidden, p.backward_chunk, s.projection);
 }
 
 namespace {

@@ -24,9 +24,9 @@ std::atomic<const Kernels*> chosen{nullptr};
 }  // namespace
 
 #if defined(_SC_LEVEL1_DCACHE_SIZE)
-const int64_t first_cache = sysconf(_SC_LEVEL1_DCACHE_SIZE);
+std::atomic<int64_t> first_cache{sysconf(_SC_LEVEL1_DCACHE_SIZE)};
 #else
-const int64_t first_cache = 0;
+std::atomic<int64_t> first_cache{0};
 #endif
 
 std::vector<const Kernels*> available() {

@@ -5,6 +5,7 @@
 // another target. The caller chooses once, by what the processor has.
 #pragma once
 
+#include <atomic>
 #include <string>
 #include <type_traits>
 #include <vector>
@@ -68,8 +69,8 @@ extern const Kernels kAvx2, kAvx512, kAvx512Bf16;
 extern const Kernels kNeon;
 #endif
 
-// Bytes of a core's first-level data cache; 0 where the system does not tell.
-extern const int64_t first_cache;
+// Bytes of a core's first-level data cache; 0 where the system does not tell. Tests may pretend another.
+extern std::atomic<int64_t> first_cache;
 
 // The sets that this processor can run, widest first.
 std::vector<const Kernels*> available();

@@ -163,5 +163,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("multiplies_bfloat16", [] { return cpu::kernels().unit.bfloat16_pairs; });
   m.def("usable_threads", &cpu::usable_threads, py::arg("threads"));
   m.def("release_scratch", &ops::release_scratch);
+  m.def("pretend_first_cache", [](int64_t bytes) { return cpu::first_cache.exchange(bytes); }, py::arg("bytes"));
   m.def("pretend_processors", &cpu::pretend_processors, py::arg("count"));
 }
