@@ -47,7 +47,9 @@ from .cases import FUNCTIONS, GATES, packing
 # Variables that hold fusedrnn and what it is compared with to an instruction set. A comparison needs all of them, or none.
 INSTRUCTION_SETS = ("FUSEDRNN_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "ATEN_CPU_CAPABILITY")
 
-SIZES = [2**k for k in range(15, 28, 2)]  # bytes: 32 KB to 128 MB, from the first cache to memory
+# Bytes: 32 KB to 128 MB, from the first cache to memory, twice an octave: where a cache ends, its rate does not hold for twice
+# as much any more.
+SIZES = [round(2 ** (k / 2 - 12)) * 2**12 for k in range(30, 55)]
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
 WORK, WORK_ROUNDS = 200_000, 5  # about 0.3 ms each
 VALUES = 1024  # kValues of probes.c
