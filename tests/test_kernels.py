@@ -44,7 +44,7 @@ def first_cache(request):
 
 # Every number of vectors that one block of rows may be multiplied with at once, and what is left of more of them: four gates
 # of 4, 8, ... units. T=3 takes the panels in both orders, from the first and from the last.
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.cpu
 def test_blocks_of_every_height_and_width(dtype, kernels, first_cache):
     for H in [*range(2, 20, 2), *range(20, 72, 4), 100, 116, 130]:

@@ -10,9 +10,6 @@ constexpr int64_t kWidestVector = 64;  // bytes, and those of a cache line
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// Most outputs of a chunk, of so many gates.
-int64_t chunk_limit(int gates, int64_t lanes) { return gates > 1 ? kChunkUnits : std::max(kChunkUnits, kChunkVectors * lanes); }
-
 // Equal chunks of at most `limit` outputs, as many as a multiple of the parts that share them.
 int64_t chunk_of(int64_t width, int64_t parts, int64_t limit, int64_t lanes) {
   const int64_t chunks = parts * ceil_div(width, parts * limit);

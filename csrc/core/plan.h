@@ -108,7 +108,10 @@ PackedLayout projection_backward_layout(const Shape& shape, const CpuPlan& plan)
 // first-level cache between the product and the epilogue. A whole number of every vector. Of products without gates more, if it
 // takes them to make kChunkVectors: one row's multiply-adds are in flight together then. One thread, B=1 T=128, in the time of
 // 64: RNN H=128 and 256 inference 0.97, H=100 training 0.80 (with packed.inc's blocks); B=16 H=128 0.98, B=4 H=256 1.00.
-constexpr int64_t kChunkUnits = 64, kChunkVectors = 8, kMostChunkUnits = 128;
+constexpr int64_t kChunkUnits = 64, kChunkVectors = 8;
+FUSEDRNN_INLINE constexpr int64_t chunk_limit(int gates, int64_t lanes) {
+  return gates > 1 || kChunkVectors * lanes < kChunkUnits ? kChunkUnits : kChunkVectors * lanes;
+}
 
 // Rows that a product takes at once: enough to use a chunk of weights well while it is in a near cache, few enough
 // that what comes out stays in one until the next loop over it. Half and twice as many: no difference beyond the noise
