@@ -4,9 +4,11 @@ A contender is verified and timed in passes. "infer" is the forward under no_gra
 forward that keeps what a backward needs; "backward" that backward alone, with the gradients of the input and of every
 weight; "step" both together; "graph", on CUDA, the replay of a captured "infer".
 
-Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
+Cells take one step from a state that is given. In cases with resets a twentieth of all steps start from zeros, and
+torch.nn's layer is called step by step, as a program has to. Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
 unpacking count; in "lengths" ours is told the lengths, and torch.nn's runs over the padding and clears it, or over
-packed rows where both directions leave it no choice.
+packed rows where both directions leave it no choice. "fusedrnn-whole" leaves resets and lengths alone and runs whole
+rows: what those cost is seen beside it.
 """
 
 import copy
@@ -20,14 +22,16 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fusedrnn
 
 from . import peers
-from .timing import OURS, RECOMPUTE
+from .timing import OURS, RECOMPUTE, WHOLE
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 FUNCTIONS = {"lstm": 5, "gru": 3, "rnn": 1}  # sigmoid and tanh of a unit and step
 PASSES = ("infer", "train-forward", "backward", "step", "graph")
-CONTENDERS = ("torch.nn", OURS, RECOMPUTE, *peers.PEERS)
+CONTENDERS = ("torch.nn", OURS, RECOMPUTE, WHOLE, *peers.PEERS)
 RAGGED = ("packed", "lengths")
+FORMS = ("", "cell", "reset")
+RESETS = 0.05  # of all steps
 MOST_COPIES = 512  # of the input, to rotate on CUDA
 
 
@@ -43,10 +47,11 @@ class Case:
     bidirectional: bool = False
     dtype: str = "float32"
     ragged: str = ""  # one of RAGGED where rows are of unequal length, drawn evenly from 1 to T
+    form: str = ""  # one of FORMS
 
     def __str__(self):
         name = f"{self.cell} B={self.B} T={self.T} H={self.H}" + f" L={self.layers}" * (self.layers > 1)
-        name += " bi" * self.bidirectional + f" {self.ragged}" * bool(self.ragged)
+        name += " bi" * self.bidirectional + "".join(f" {what}" for what in (self.form, self.ragged) if what)
         return name + f" {self.dtype}" * (self.dtype != "float32")
 
     def sequence_lengths(self):
@@ -54,6 +59,14 @@ class Case:
         if not self.ragged:
             return torch.full((self.B,), self.T)
         return torch.randint(1, self.T + 1, (self.B,), generator=torch.Generator().manual_seed(self.B * self.T))
+
+    def resets(self):
+        """(T, B) bool: where a state starts anew, the same in every run."""
+        return torch.rand(self.T, self.B, generator=torch.Generator().manual_seed(self.B * self.T)) < RESETS
+
+    def whole(self):
+        """The case of the same layer and data without resets and lengths."""
+        return dataclasses.replace(self, ragged="", form="" if self.form == "reset" else self.form)
 
     def products(self):
         """Floating-point operations of a forward's products: (of the inputs, of the recurrences)."""
@@ -169,33 +182,50 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
     dtype, so neither does the truth.
     """
     torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
-    true = getattr(torch.nn, LAYERS[case.cell])(case.H, case.H, case.layers, bidirectional=case.bidirectional)
+    dtype, cell = getattr(torch, case.dtype), case.form == "cell"
+    name = LAYERS[case.cell]
+    if cell:
+        true = getattr(torch.nn, f"{name}Cell")(case.H, case.H)
+    else:
+        true = getattr(torch.nn, name)(case.H, case.H, case.layers, bidirectional=case.bidirectional)
     with torch.no_grad():
         for weight in true.parameters():
             weight.copy_(in_every_dtype(weight))
     theirs = copy.deepcopy(true).to(device, dtype)
-    theirs.flatten_parameters()
-    x = in_every_dtype(torch.randn(case.T, case.B, case.H))
-    d_y = in_every_dtype(torch.randn(case.T, case.B, (1 + case.bidirectional) * case.H))
-    lengths = case.sequence_lengths()
+    if not cell:
+        theirs.flatten_parameters()
+    rows = (case.B,) if cell else (case.T, case.B)
+    x = in_every_dtype(torch.randn(*rows, case.H))
+    d_y = d_whole = in_every_dtype(torch.randn(*rows, (1 + case.bidirectional) * case.H))
+    lengths, resets, state = case.sequence_lengths(), case.resets(), in_every_dtype(torch.randn(case.B, case.H))
+    there, anew = lengths.to(device), resets.to(device)
     if case.ragged:
         padding = (torch.arange(case.T)[:, None] >= lengths)[..., None]
-        there, mask = lengths.to(device), padding.to(device)
+        mask = padding.to(device)
         d_y = d_y.masked_fill(padding, 0)  # no loss looks at the padding
 
     def packed(layer):
         rows = lambda x_: pack_padded_sequence(x_, lengths, enforce_sorted=False)
         return lambda x_: pad_packed_sequence(layer(rows(x_))[0], total_length=case.T)[0]
 
-    def contender(layer, forward, dtype=dtype, device=device):
+    def one_step(layer):
+        weight = layer.weight_ih
+        h = state.to(weight.device, weight.dtype)
+        return (lambda x_: layer(x_, (h, h))[0]) if case.cell == "lstm" else (lambda x_: layer(x_, h))
+
+    def contender(layer, forward, dtype=dtype, device=device, d_y=d_y):
         return Contender(layer, forward, list(layer.parameters()), x.to(device, dtype), d_y.to(device, dtype))
 
+    def whole(layer):
+        return one_step(layer) if cell else lambda x_: layer(x_)[0]
+
     def forward(layer):
+        if case.form == "reset":
+            return stepped(layer, anew) if layer is theirs else lambda x_: layer(x_, reset=anew)[0]
         if case.ragged == "packed":
             return packed(layer)
         if not case.ragged:
-            return lambda x_: layer(x_)[0]
+            return whole(layer)
         if layer is not theirs:
             return lambda x_: layer(x_, lengths=there)[0]
         if case.bidirectional:  # a reverse direction that starts in the padding computes something else
@@ -208,6 +238,9 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
             ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
             ours.recompute = name == RECOMPUTE
             found[name] = contender(ours, forward(ours))
+    if WHOLE in names:
+        ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
+        found[WHOLE] = contender(ours, whole(ours), d_y=d_whole)
     for name in names:
         if name in peers.PEERS:
             try:
@@ -218,8 +251,25 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
             except Exception as error:  # a peer that cannot even be set up is a row, not the end
                 refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     double = true.double()
-    exact = contender(double, packed(double) if case.ragged else lambda x_: double(x_)[0], torch.float64, "cpu")
-    return found, exact, refused
+    truly = stepped(double, resets) if case.form == "reset" else packed(double) if case.ragged else whole(double)
+    return found, contender(double, truly, torch.float64, "cpu"), refused
+
+
+def stepped(layer, resets):
+    """A forward that calls torch.nn's layer step by step, from zeros where `resets`, (T, B), says so."""
+
+    def forward(x):
+        state, steps = None, []
+        for x_t, anew in zip(x.split(1), resets[:, None, :, None].unbind(0)):
+            if isinstance(state, tuple):
+                state = tuple(part.masked_fill(anew, 0) for part in state)
+            elif state is not None:
+                state = state.masked_fill(anew, 0)
+            y_t, state = layer(x_t, state)
+            steps.append(y_t)
+        return torch.cat(steps)
+
+    return forward
 
 
 def in_every_dtype(tensor):

@@ -23,7 +23,7 @@ def build(name, case, layer):
     """Return (module, forward, its parameters[, gradients → in torch.nn's layout]) of a peer for torch.nn's `layer`."""
     if name in MODULES and importlib.util.find_spec(MODULES[name]) is None:
         raise Unsupported(f"{MODULES[name]} is not installed")
-    if case.layers > 1 or case.bidirectional or case.ragged:
+    if case.layers > 1 or case.bidirectional or case.ragged or case.form:
         raise Unsupported("one layer, one direction and whole rows only")
     return PEERS[name](case, layer)
 

@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 
 from .machine import INSTRUCTION_SETS
-from .timing import OURS, RECOMPUTE, as_text, of_limit
+from .cases import Case
+from .timing import OURS, RECOMPUTE, WHOLE, as_text, of_limit
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,6 +33,8 @@ SUITES = {
         "--contenders fusedrnn,fusedrnn-recompute --budget 70"
     ),
     "-memory": "python -m benchmarks --suite memory",
+    "-costs": "python -m benchmarks --suite costs",
+    "-costs-one-thread": "python -m benchmarks --suite costs --threads 1",
     "-wide": (
         "python -m benchmarks --cells lstm,gru --batch 64 --seq-len 64 --hidden 512 --passes infer,step --rounds 30 --budget 150"
     ),
@@ -234,6 +237,24 @@ def peaks(result):
     return [taken(result) + " Peak of a training step beyond what was there before it.", "", head, "|---|---|---|---|---|", *rows]
 
 
+def costs(*results):
+    """What a call and a step take, and rows with resets or of unequal length beside the same rows without."""
+    lines = []
+    for result in results:
+        rows = []
+        for record, ratio in against_torch(result):
+            theirs, ours = (1e6 * record["contenders"][name]["median_s"] for name in ("torch.nn", OURS))
+            case = Case(**{name: record[name] for name in Case.__dataclass_fields__})
+            cells = [f"{case} {record['pass']}", f"{theirs:.3g}", f"{ours:.3g}", f"**{ratio:.2f}**", f"{ours / case.T:.3g}"]
+            cells += [f"{1 / record['ratios'][WHOLE]:.2f}" if WHOLE in record["ratios"] else ""]
+            cells += [f"{int(case.sequence_lengths().sum()) / (case.B * case.T):.2f}" if case.ragged else ""]
+            rows.append(f"| {' | '.join(cells)} |")
+        head = ["case and pass", "torch.nn, µs", f"{OURS}, µs", "ratio", "a step, µs", "of whole rows' time", "of their steps"]
+        lines += [f"{taken(result)} Medians, and those of the rounds' ratios.", "", f"| {' | '.join(head)} |"]
+        lines += ["|---|" + "---|" * (len(head) - 1), *rows, ""]
+    return lines[:-1]
+
+
 def many_rounds(result):
     """Medians and deciles of rows that the suites have time for only a few rounds of."""
     rows = []
@@ -247,8 +268,11 @@ def many_rounds(result):
     return [taken(result) + " Medians, and deciles in brackets.", "", *head, *rows]
 
 
+APART = ("-recompute", "-wide", "-memory", "-costs", "-costs-one-thread")  # results with tables of their own
+
+
 def _grids(*machines):
-    names = (f"{machine}{suite}" for machine in machines for suite in SUITES if suite not in ("-recompute", "-wide", "-memory"))
+    names = (f"{machine}{suite}" for machine in machines for suite in SUITES if suite not in APART)
     return [name for name in names if (RESULTS / f"{name}.json").exists()]
 
 
@@ -259,6 +283,7 @@ TABLES = {
     "grids": ("README.md", grids, lambda: _grids(ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2)),
     "memory": ("README.md", memory, lambda: [f"{ZEN5}-recompute"]),
     "memory and length": ("docs/speed.md", peaks, lambda: [f"{ZEN5}-memory"]),
+    "costs": ("docs/speed.md", costs, lambda: [f"{ZEN5}-costs", f"{ZEN5}-costs-one-thread"]),
     "speed in bfloat16": ("docs/speed.md", speed, lambda: [f"{ZEN5}-bfloat16"]),
     "speed with AVX2": ("docs/speed.md", speed, lambda: [ZEN5_AVX2]),
     "many rounds": ("docs/speed.md", many_rounds, lambda: [f"{ZEN5}-wide"]),

@@ -1,11 +1,11 @@
-"""Which cases run: a quick suite, a full one, one for memory, or the grid that the options ask for."""
+"""Which cases run: a quick suite, a full one, one for memory, one for calls and masks, or the grid that the options ask for."""
 
 import dataclasses
 import itertools
 
 from .cases import CONTENDERS, LAYERS, RAGGED, Case
 from .peers import LONGEST_UNROLLED
-from .timing import OURS, RECOMPUTE
+from .timing import OURS, RECOMPUTE, WHOLE
 
 BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 50, 64, 100, 200, 512, 650, 1024)
 MOST_FLOPS = 1.5e10  # of a forward's products: what is beyond would take the time of all the others
@@ -32,10 +32,18 @@ FULL = TELLING + [
     *(Case("rnn", 32, 128, 256, ragged=way) for way in RAGGED),
 ]
 MEMORY = [Case(cell, 32, T, 256) for cell, T in itertools.product(LAYERS, (10, 32, 128, 512))]
+MASKED = [(4, 128, 128), (32, 128, 256)]  # B, T, H
+COSTS = [  # of a call, a step, a reset, and rows of unequal length
+    *(Case(cell, B, 1, H, form="cell") for cell, (B, H) in itertools.product(LAYERS, [(1, 64), (1, 256), (32, 256)])),
+    *(Case(cell, 1, T, 64) for cell, T in itertools.product(LAYERS, (1, 128))),
+    *(Case(cell, *sizes, form="reset") for sizes, cell in itertools.product(MASKED, LAYERS)),
+    *(Case(cell, *sizes, ragged="lengths") for sizes, cell in itertools.product(MASKED, LAYERS)),
+]
 SUITES = {  # name → cases, passes, seconds in all
     "quick": (QUICK, ("infer", "step"), 102),
     "full": (FULL, ("infer", "step"), 580),
     "memory": (MEMORY, ("step",), 120),
+    "costs": (COSTS, ("infer", "step"), 120),
 }
 APART = ("train-forward", "backward")  # the halves of a step, which the full suite times of TELLING alone
 SECONDS_PER_ROW, SECONDS_TO_COMPILE = 1.5, 30  # in a grid without --budget
@@ -70,6 +78,8 @@ def rivals(case, options):
         return tuple(name for name in CONTENDERS if name in ("torch.nn", *options.contenders))
     if options.suite == "memory":
         return "torch.nn", OURS, RECOMPUTE
+    if options.suite == "costs":
+        return ("torch.nn", OURS, WHOLE) if case != case.whole() else ("torch.nn", OURS)
     if options.suite != "full" or case.ragged or case.layers > 1 or case.bidirectional:
         return "torch.nn", OURS
     unwanted = {RECOMPUTE, *(["compiled"] if (case.B, case.T, case.H) not in COMPILED else [])}
