@@ -36,6 +36,13 @@ bool wrapped(const Tensor& t) {
   return t.defined() && t.key_set().has_any(wrappers);
 }
 
+// The dimension that a layer's tensors have and a cell's have not: time, or directions.
+Tensor stepped(const Tensor& t) { return t.defined() ? t.unsqueeze(0) : t; }
+OptionalTensor stepped(const OptionalTensor& t) { return t ? OptionalTensor(t->unsqueeze(0)) : std::nullopt; }
+Tensor step_of(const Tensor& t) { return t.defined() && t.dim() == 3 ? t.squeeze(0) : t; }
+
+// `is_cell`: x, states and their gradients are those of a cell, and so are the results, h and c. Made a layer's in here, they are
+// so below autograd, to which each view would be a node: 9 us of the 48 that a training step of LSTMCell, B=1 H=64, takes.
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   // The lists are there, if empty: a Function finds its inputs in a TensorList, not in an optional one.
@@ -43,13 +50,14 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                                const OptionalTensor& c_0, TensorList w_ih, TensorList w_hh, TensorList b_ih,
                                TensorList b_hh, TensorList w_hr, const OptionalTensor& batch_sizes,
                                const OptionalTensor& lengths, const OptionalTensor& reset, const std::string& cell,
-                               const Bools& reverse, bool reset_to_hx, bool cell_states, bool recompute) {
+                               const Bools& reverse, bool reset_to_hx, bool cell_states, bool recompute, bool is_cell) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::layer_forward)>("fusedrnn::layer_forward");
     // What is not saved, the backward makes anew from y and c; c itself it could make only step by step.
-    auto [y, h_n, c_n, c, saved] = call.call(x, h_0, c_0, w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
-                                           batch_sizes, lengths, reset, cell, reverse, reset_to_hx,
-                                           /*save=*/!recompute, cell_states || recompute);
+    auto [y, h_n, c_n, c, saved] =
+        call.call(is_cell ? stepped(x) : x, is_cell ? stepped(h_0) : h_0, is_cell ? stepped(c_0) : c_0, w_ih, w_hh,
+                  optional(b_ih), optional(b_hh), optional(w_hr), batch_sizes, lengths, reset, cell, reverse, reset_to_hx,
+                  /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
     variable_list kept{x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
@@ -57,10 +65,10 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
     ctx->saved_data["reverse"] = reverse;
-    ctx->saved_data["reset_to_hx"] = reset_to_hx;
-    ctx->saved_data["bias"] = !b_ih.empty();
-    ctx->saved_data["hooked"] = at::SavedTensorDefaultHooks::get_hooks().has_value();
+    const bool hooked = at::SavedTensorDefaultHooks::get_hooks().has_value();
+    ctx->saved_data["flags"] = reset_to_hx * kResetToHx | !b_ih.empty() * kBias | hooked * kHooked | is_cell * kCell;
     ctx->set_materialize_grads(false);
+    if (is_cell) return {step_of(h_n), step_of(c_n)};
     return {y, h_n, c_n, c};
   }
 
@@ -68,7 +76,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     const variable_list kept = ctx->get_saved_variables();
     const Bools reverse = ctx->saved_data["reverse"].toBoolList();
     const int64_t D = static_cast<int64_t>(reverse.size());
-    const bool bias = ctx->saved_data["bias"].toBool();
+    const int64_t flags = ctx->saved_data["flags"].toInt();
+    const bool bias = flags & kBias, is_cell = flags & kCell;
     size_t next = 9;  // the lists stand behind the single tensors, in the order they were kept
     const auto take = [&](bool there) {
       const size_t n = there ? D : 0;
@@ -94,29 +103,38 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     // The last to read what was saved may write over it: the graph is not kept, and no hook has seen it or holds it.
     const Tensor& saved = kept[8];
     bool overwrite = !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
-                     !ctx->saved_data["hooked"].toBool() && !watched() && !wrapped(saved) &&
+                     !(flags & kHooked) && !watched() && !wrapped(saved) &&
                      saved.storage().use_count() == 1;
     for (const Tensor& grad : grads) overwrite &= !wrapped(grad);
     const auto run = [&] {
+      const auto layers = [&](const Tensor& t) { return optional(is_cell ? stepped(t) : t); };
+      const Tensor none;
+      const Tensor &d_y = is_cell ? none : grads[0], &d_h_n = grads[is_cell ? 0 : 1], &d_c_n = grads[is_cell ? 1 : 2],
+                   &d_c = is_cell ? none : grads[3];
       using Backward = decltype(Cpu::layer_backward<false>);
       static const auto pure = op<Backward>("fusedrnn::layer_backward");
       static const auto in_place = op<Backward>("fusedrnn::layer_backward_");
       return (overwrite ? in_place : pure)
-          .call(optional(grads[0]), optional(grads[1]), optional(grads[2]), optional(grads[3]), kept[0],
-                optional(kept[1]), optional(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
+          .call(optional(d_y), layers(d_h_n), layers(d_c_n), optional(d_c), is_cell ? stepped(kept[0]) : kept[0],
+                layers(kept[1]), layers(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
                 optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(),
-                reverse, ctx->saved_data["reset_to_hx"].toBool(), kept[6], kept[7], saved, needs);
+                reverse, flags & kResetToHx, kept[6], kept[7], saved, needs);
     };
     variable_list d;
+    const auto steps = [&] {
+      for (size_t i = 0; is_cell && i < 3; ++i) d[i] = step_of(d[i]);
+    };
     if (at::GradMode::is_enabled()) {
       d = run();  // through autograd: the gradient is differentiated in turn
+      steps();
     } else {
       at::AutoDispatchBelowADInplaceOrView below;
       d = run();
+      steps();
     }
 
     // One result an input, undefined for what has none: x, h_0, c_0, the lists, then three index tensors
-    // (which may be absent) and three plain arguments, cell_states and recompute.
+    // (which may be absent), three plain arguments, cell_states, recompute and is_cell.
     for (size_t i = 0; i < 3; ++i)
       if (!needs[i]) d[i] = Tensor();
     size_t at = 3;
@@ -125,9 +143,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       for (size_t j = 0; j < n; ++j, ++at)
         if (!needs[i]) d[at] = Tensor();
     }
-    d.resize(d.size() + 8);
+    d.resize(d.size() + 9);
     return d;
   }
+
+ private:
+  enum Flags : int64_t { kResetToHx = 1, kBias = 2, kHooked = 4, kCell = 8 };
 };
 
 LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
@@ -152,7 +173,7 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recomput
     return call.call(FUSEDRNN_INPUTS, cell_states, recompute);
   }
   const variable_list out = LayerFunction::apply(x, h_0, c_0, w_ih, w_hh, list(b_ih), list(b_hh), list(w_hr), batch_sizes,
-                                                 lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute);
+                                                 lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute, false);
   return {out[0], out[1], out[2], out[3]};
 }
 
@@ -184,29 +205,33 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
                                      const OptionalTensor& b_hh, const std::string& cell) {
   TORCH_CHECK_VALUE(x.dim() == 2, "x must be (B, I); got ", x.dim(), "-D");
   const bool records = at::GradMode::is_enabled();
-  bool plain = (x.is_cpu() || x.is_cuda()) && !watched() &&
+  bool differentiated = false, plain = (x.is_cpu() || x.is_cuda()) && !watched() &&
                !c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode);
   const auto look_at = [&](const Tensor& t) {
-    plain = plain && !wrapped(t) && !(records && t.requires_grad()) && !t._fw_grad(/*level=*/0).defined();
+    plain = plain && !wrapped(t) && !t._fw_grad(/*level=*/0).defined();
+    differentiated |= records && t.requires_grad();
   };
   for (const Tensor* t : {&x, &w_ih, &w_hh}) look_at(*t);
   for (const OptionalTensor* t : {&h_0, &c_0, &b_ih, &b_hh})
     if (*t) look_at(**t);
+  const auto list = [](const OptionalTensor& t) { return t ? TensorList(*t) : TensorList(); };
+  const Bools forwards({false});
+  if (plain && differentiated) {
+    const variable_list out =
+        LayerFunction::apply(x, h_0, c_0, TensorList(w_ih), TensorList(w_hh), list(b_ih), list(b_hh), TensorList(), std::nullopt,
+                             std::nullopt, std::nullopt, cell, forwards, false, false, false, /*is_cell=*/true);
+    return {out[0], out[1]};
+  }
   if (plain) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell_forward");
     return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell);
   }
-  const auto step = [](const OptionalTensor& state) {
-    return state ? OptionalTensor(state->unsqueeze(0)) : std::nullopt;
-  };
-  const auto list = [](const OptionalTensor& t) { return t ? OptionalTensorList(*t) : std::nullopt; };
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
-  auto [y, h_n, c_n, c] =
-      call.call(x.unsqueeze(0), step(h_0), step(c_0), {w_ih}, {w_hh}, list(b_ih), list(b_hh), std::nullopt,
-                std::nullopt, std::nullopt, std::nullopt, cell, Bools({false}), /*reset_to_hx=*/false, /*cell_states=*/false,
-                /*recompute=*/false);
-  return {h_n.squeeze(0), c_n.dim() == 3 ? c_n.squeeze(0) : c_n};
+  auto [y, h_n, c_n, c] = call.call(stepped(x), stepped(h_0), stepped(c_0), {w_ih}, {w_hh}, optional(list(b_ih)),
+                                    optional(list(b_hh)), std::nullopt, std::nullopt, std::nullopt, std::nullopt, cell, forwards,
+                                    /*reset_to_hx=*/false, /*cell_states=*/false, /*recompute=*/false);
+  return {step_of(h_n), step_of(c_n)};
 }
 
 #if defined(FUSEDRNN_WITH_CUDA)
