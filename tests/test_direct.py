@@ -194,11 +194,46 @@ def test_a_module_is_what_python_makes_of_it(kind, option, hx, device, calls, mo
         assert torch.equal(a, b)
 
 
+GIVEN = {  # beside the input and the first states: (layer, leading sizes of the input) -> arguments
+    "lengths": lambda sizes, device: {"lengths": torch.tensor([4, 0, 3, 1][:B], device=device)},
+    "small lengths": lambda sizes, device: {"lengths": torch.tensor([2, 4, 3, 1][:B], dtype=torch.int16, device=device)},
+    "resets": lambda sizes, device: {"reset": random(*sizes, device=device) > 0.3},
+    "resets to hx": lambda sizes, device: {"reset": random(*sizes, device=device) > 0.3, "reset_to": "hx"},
+    "lengths and resets": lambda sizes, device: GIVEN["lengths"](sizes, device) | GIVEN["resets"](sizes, device),
+    "cell states": lambda sizes, device: {"return_cell_states": True},
+}
+
+
+@pytest.mark.parametrize("given", GIVEN)
+@pytest.mark.parametrize(
+    "kind, option",
+    [("lstm", option) for option in ("plain", "batch first", "three layers", "projection")]
+    + [(kind, "batch first") for kind in LAYERS if kind != "lstm"],
+)
+def test_lengths_resets_and_cell_states_go_the_short_way(kind, option, given, device, calls, monkeypatch):
+    if given == "cell states" and kind != "lstm":
+        pytest.skip("an LSTM's alone")
+    layer = module(kind, option, device)
+    sizes = (B, 4) if layer.batch_first else (4, B)
+    x, first, more = random(*sizes, I, device=device).requires_grad_(), first_states(layer, kind, device=device), GIVEN[given](sizes, device)
+    leaves = [x, *layer.parameters()]
+
+    def run():
+        torch.manual_seed(5)  # dropout's
+        outputs = flat(layer(x, first, **more))
+        return [*outputs, *torch.autograd.grad(sum(t.square().sum() for t in outputs), leaves)]
+
+    short = run()
+    assert [result is not None for result in calls] == [True]
+    monkeypatch.setattr(base, "_call", lambda *_: None)
+    for a, b in zip(short, run(), strict=True):
+        assert a.shape == b.shape and torch.equal(a, b)
+
+
 OUT_OF_THE_ORDINARY = {  # what is done to a call: (layer, x) -> another call
     "no batch": lambda layer, x: layer(x[:, 0]),
-    "lengths": lambda layer, x: layer(x, lengths=[2] * B),
-    "reset": lambda layer, x: layer(x, reset=torch.zeros(x.shape[:2], dtype=torch.bool)),
-    "cell states": lambda layer, x: layer(x, return_cell_states=True),
+    "a list of lengths": lambda layer, x: layer(x, lengths=[2] * B),
+    "a subclass for lengths": lambda layer, x: layer(x, lengths=torch.full((B,), 2).as_subclass(Watched)),
     "packed": lambda layer, x: layer(torch.nn.utils.rnn.pack_sequence([x[:, 0]])),
     "a list of states": lambda layer, x: layer(x, list(first_states(layer, "lstm"))),
     "a subclass": lambda layer, x: layer(x.as_subclass(Watched)),
@@ -216,6 +251,11 @@ REFUSED = {
     "states of another batch": lambda layer, x: layer(x, first_states(layer, "lstm", batch=B + 1)),
     "no tensor": lambda layer, x: layer(x.tolist()),
     "an unknown reset_to": lambda layer, x: layer(x, reset_to="nonsense"),
+    "lengths that are no integers": lambda layer, x: layer(x, lengths=torch.ones(B)),
+    "true and false for lengths": lambda layer, x: layer(x, lengths=torch.ones(B, dtype=torch.bool)),
+    "lengths of another batch": lambda layer, x: layer(x, lengths=torch.ones(B + 1, dtype=torch.long)),
+    "resets of another shape": lambda layer, x: layer(x, reset=torch.ones(1, B, dtype=torch.bool)),
+    "resets that are numbers": lambda layer, x: layer(x, reset=torch.ones(x.shape[:2])),
     "a trace": lambda layer, x: torch.jit.trace(layer, x),
 }
 
@@ -248,6 +288,16 @@ def test_python_says_what_is_wrong(what, calls, monkeypatch):
         said.append((error.type, str(error.value)))
         monkeypatch.setattr(base, "_call", lambda *_: None)
     assert all(result is None for result in calls) and said[0] == said[1]
+
+
+def test_lengths_beyond_the_steps_are_refused_alike(calls, monkeypatch):
+    layer, x, said = module("lstm", "plain"), random(4, B, I), []
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"lengths must lie in 0..T = 0..4; got 5 at 0") as error:
+            layer(x, lengths=torch.full((B,), 5))
+        said.append(str(error.value))
+        monkeypatch.setattr(base, "_call", lambda *_: None)
+    assert said[0] == said[1]
 
 
 def test_attributes_are_read_at_every_call(calls):

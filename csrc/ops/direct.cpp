@@ -210,12 +210,16 @@ bool as_they_are(PyObject* input) {
   return (device.is_cpu() || device.is_cuda()) && !at::autocast::is_autocast_enabled(device.type());
 }
 
-// A state of those sizes into `to`, if there is one. Returns whether it is as it should be.
-bool take_state(PyObject* state, at::IntArrayRef sizes, OptionalTensor& to) {
-  if (state == Py_None) return true;
-  if (!THPVariable_CheckExact(state)) return false;
-  to = THPVariable_Unpack(state);
+// A tensor of those sizes into `to`, if there is one. Returns whether it is as it should be.
+bool take(PyObject* tensor, at::IntArrayRef sizes, OptionalTensor& to) {
+  if (tensor == Py_None) return true;
+  if (!THPVariable_CheckExact(tensor)) return false;
+  to = THPVariable_Unpack(tensor);
   return to->sizes() == sizes;
+}
+
+bool is(PyObject* text, const char* expected) {
+  return PyUnicode_Check(text) && PyUnicode_CompareWithASCIIString(text, expected) == 0;
 }
 
 // A layer's weights: for each role one a direction. `names`: of each direction of each layer, those of its weights.
@@ -238,15 +242,17 @@ std::vector<Roles> weights_of(Attributes& parameters, PyObject* names, int64_t d
   return parameters.plain() ? layers : std::vector<Roles>();
 }
 
-// (attributes, input, states, recompute) -> (y, h_n, c_n), or None where anything is out of the ordinary: for Python to say
-// what it is, or to do.
+// (attributes, input, states, lengths, reset, reset_to, cell_states, recompute) -> (y, h_n, c_n, c), or None where anything is
+// out of the ordinary: for Python to say what it is, or to do.
 PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   HANDLE_TH_ERRORS
-  TORCH_CHECK(count == 4 && PyDict_CheckExact(given[0]), "module takes a dict, an input, states and recompute");
+  TORCH_CHECK(count == 8 && PyDict_CheckExact(given[0]),
+              "module takes a dict, an input, states, lengths, reset, reset_to, cell_states and recompute");
   if (!as_they_are(given[1])) Py_RETURN_NONE;
   Tensor x = THPVariable_Unpack(given[1]);
   PyObject* const states = given[2];
-  const bool recompute = PyObject_IsTrue(given[3]) == 1;
+  const bool to_hx = is(given[5], "hx"), cell_states = PyObject_IsTrue(given[6]) == 1, recompute = PyObject_IsTrue(given[7]) == 1;
+  if (!to_hx && !is(given[5], "zeros")) Py_RETURN_NONE;
 
   const Names& name = names();
   Attributes own(given[0]);
@@ -267,13 +273,16 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   if (!spelled) throw python_error();
   std::string cell = spelled;
   for (char& letter : cell) letter = static_cast<char>(std::tolower(letter));
-  OptionalTensor h_0, c_0;
+  OptionalTensor h_0, c_0, lengths, reset;
+  const int64_t B = x.size(batch_first ? 0 : 1);
+  if (!take(given[3], {B}, lengths) || (lengths && !at::isIntegralType(lengths->scalar_type(), /*includeBool=*/false)) ||
+      !take(given[4], x.sizes().slice(0, 2), reset) || (reset && reset->scalar_type() != at::kBool))
+    Py_RETURN_NONE;
   if (states != Py_None) {
     const bool lstm = cell == "lstm";
-    const int64_t B = x.size(batch_first ? 0 : 1);
     if (!PyTuple_CheckExact(states) || PyTuple_GET_SIZE(states) != 1 + lstm ||
-        !take_state(PyTuple_GET_ITEM(states, 0), {L * D, B, P > 0 ? P : H}, h_0) ||
-        (lstm && !take_state(PyTuple_GET_ITEM(states, 1), {L * D, B, H}, c_0)) || !h_0 || (lstm && !c_0))
+        !take(PyTuple_GET_ITEM(states, 0), {L * D, B, P > 0 ? P : H}, h_0) ||
+        (lstm && !take(PyTuple_GET_ITEM(states, 1), {L * D, B, H}, c_0)) || !h_0 || (lstm && !c_0))
       Py_RETURN_NONE;
   }
 
@@ -281,18 +290,20 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   auto results = without_gil([&] {
     std::vector<Tensor> h_ns(L), c_ns(L);
-    if (batch_first) x = x.transpose(0, 1);
+    if (batch_first) x = x.transpose(0, 1), reset = reset ? OptionalTensor(reset->transpose(0, 1)) : reset;
+    Tensor c;
     for (int64_t i = 0; i < L; ++i) {
       const Roles& w = layers[i];
       const auto some = [](const std::vector<Tensor>& list) { return list.empty() ? std::nullopt : OptionalTensorList(list); };
       const auto state = [&](const OptionalTensor& t) { return t && L > 1 ? t->narrow(0, i * D, D) : t; };
-      std::tie(x, h_ns[i], c_ns[i], std::ignore) =
-          call.call(x, state(h_0), state(c_0), w.w_ih, w.w_hh, some(w.b_ih), some(w.b_hh), some(w.w_hr), std::nullopt,
-                    std::nullopt, std::nullopt, cell, reverse, /*reset_to_hx=*/false, /*cell_states=*/false, recompute);
+      std::tie(x, h_ns[i], c_ns[i], c) =
+          call.call(x, state(h_0), state(c_0), w.w_ih, w.w_hh, some(w.b_ih), some(w.b_hh), some(w.w_hr), std::nullopt, lengths,
+                    reset, cell, reverse, to_hx, cell_states && i + 1 == L, recompute);
       if (dropout > 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
     }
-    if (batch_first) x = x.transpose(0, 1);
-    return std::make_tuple(x, L == 1 ? h_ns[0] : at::cat(h_ns), L == 1 ? c_ns[0] : at::cat(c_ns));
+    if (cell_states) c = c.to(x.scalar_type());
+    if (batch_first) x = x.transpose(0, 1), c = cell_states ? c.transpose(0, 1) : c;
+    return std::make_tuple(x, L == 1 ? h_ns[0] : at::cat(h_ns), L == 1 ? c_ns[0] : at::cat(c_ns), c);
   });
   return wrap(std::move(results));
   END_HANDLE_TH_ERRORS
@@ -310,7 +321,7 @@ PyObject* cell_module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   const int64_t I = own.integer(name.input_size), H = own.integer(name.hidden_size);
   OptionalTensor h_0, c_0;
   if (!own.plain() || !PyDict_CheckExact(parameters) || x.dim() != 2 || x.size(1) != I || H == 0 ||
-      !take_state(given[3], {x.size(0), H}, h_0) || !take_state(given[4], {x.size(0), H}, c_0))
+      !take(given[3], {x.size(0), H}, h_0) || !take(given[4], {x.size(0), H}, c_0))
     Py_RETURN_NONE;
   Attributes by_name(parameters);
   const Tensor w_ih = by_name.tensor(name.weight_ih), w_hh = by_name.tensor(name.weight_hh);

@@ -20,7 +20,8 @@ from .. import _ops, functional
 from ..functional import Weights
 from ..plan import CudaPlan, Plan, plan
 
-# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37.
+# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37; on a later
+# machine, H = 8, with resets or lengths in 5.2 instead of 9.3.
 _call = _ops.direct("module", None)
 
 
@@ -131,11 +132,10 @@ class Recurrent(Untraced):
 
         states: the tuple of first states, (h_0,) or (h_0, c_0), or None
         """
-        plain = lengths is None and reset is None and reset_to == "zeros" and not cell_states
-        if plain and self._checks_are_ours and not torch.compiler.is_dynamo_compiling():
-            results = _call(self.__dict__, input, states, self.recompute)
+        if self._checks_are_ours and not torch.compiler.is_dynamo_compiling():
+            results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
             if results is not None:
-                return *results, None
+                return results
         refuse_tracers(input)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
