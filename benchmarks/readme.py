@@ -209,6 +209,41 @@ def short_of_goals(*results):
     ]
 
 
+LARGE, WANTED = 8192, 0.85  # B·H of what is called large, and the share of the limit that it is to reach
+
+
+def large(*results):
+    """How near to their limit layers of many rows and units come, by cell and pass, and which stay below what is wanted."""
+    shares, below = {}, []
+    for result in results:
+        grid = result["environment"]["command"].removeprefix("python -m benchmarks").strip() or "quick"
+        for record, _ in against_torch(result):
+            if record["B"] * record["H"] < LARGE or record["pass"] not in ("infer", "step") or not record["limit_s"]:
+                continue
+            share = of_limit(record, OURS)
+            kind = f"{record['cell']} {record['pass']}" + f", {record['ragged']}" * bool(record["ragged"])
+            shares.setdefault(kind, []).append(share)
+            if share < WANTED:
+                below.append((share, f"| {record['case']} {record['pass']} | {grid} | {100 * share:.0f} % |"))
+    rows = [
+        f"| {kind} | {len(found)} | {sum(share >= WANTED for share in found)} | {100 * statistics.median(found):.0f} % | {100 * min(found):.0f} % |"
+        for kind, found in sorted(shares.items())
+    ]
+    return [
+        f"B·H of {LARGE} and more, in the fastest tenth of the rounds:",
+        "",
+        f"| cell and pass | rows | at {100 * WANTED:.0f} % of the limit | median | least |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "Below it:",
+        "",
+        "| case and pass | grid | of the limit |",
+        "|---|---|---|",
+        *(row for _, row in sorted(below)),
+    ]
+
+
 def memory(result):
     """Peak of memory and time of a training step of torch.nn, of ours, and of ours with recompute=True."""
     names = ("torch.nn", OURS, RECOMPUTE)
@@ -277,6 +312,7 @@ def _grids(*machines):
 
 
 ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2 = (f"{machine}-{isa}-2-cores" for machine in ("zen5", "zen4") for isa in ("avx512", "avx2"))
+LARGE_GRIDS = ("", "-full", "-one-thread", "-full-one-thread")
 # name of a table → the text that it stands in, what makes it, and of which results, of those that are there by then
 TABLES = {
     "speed": ("README.md", speed, lambda: [ZEN5]),
@@ -286,6 +322,7 @@ TABLES = {
     "costs": ("docs/speed.md", costs, lambda: [f"{ZEN5}-costs", f"{ZEN5}-costs-one-thread"]),
     "speed in bfloat16": ("docs/speed.md", speed, lambda: [f"{ZEN5}-bfloat16"]),
     "speed with AVX2": ("docs/speed.md", speed, lambda: [ZEN5_AVX2]),
+    "large layers": ("docs/speed.md", large, lambda: [f"{ZEN5}{grid}" for grid in LARGE_GRIDS]),
     "many rounds": ("docs/speed.md", many_rounds, lambda: [f"{ZEN5}-wide"]),
     "many rounds with AVX2": ("docs/speed.md", many_rounds, lambda: [f"{ZEN5_AVX2}-wide"]),
     "short with AVX-512": ("docs/speed.md", short_of_goals, lambda: _grids(ZEN5)),

@@ -82,5 +82,5 @@ def rivals(case, options):
         return ("torch.nn", OURS, WHOLE) if case != case.whole() else ("torch.nn", OURS)
     if options.suite != "full" or case.ragged or case.layers > 1 or case.bidirectional:
         return "torch.nn", OURS
-    unwanted = {RECOMPUTE, *(["compiled"] if (case.B, case.T, case.H) not in COMPILED else [])}
+    unwanted = {RECOMPUTE, WHOLE, *(["compiled"] if (case.B, case.T, case.H) not in COMPILED else [])}
     return tuple(name for name in CONTENDERS if name not in unwanted)

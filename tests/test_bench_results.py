@@ -15,7 +15,7 @@ pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as program  # noqa: E402
-from benchmarks import gate, machine, memory, page, pictures, readme, runner, tables, timing  # noqa: E402
+from benchmarks import gate, machine, memory, page, pictures, profile, readme, runner, tables, timing  # noqa: E402
 from benchmarks.cases import LAYERS, Case, contenders, packing  # noqa: E402
 
 CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 4e9, 1048576: 1e8}, "meeting_s": 1e-6}
@@ -205,6 +205,53 @@ def test_the_table_shows_losses_and_failures(capsys):
     assert "losses: lstm B=1 T=10 H=256 infer (0.25)" in printed
     assert "compiled is not timed: RuntimeError: <no compiler>" in printed
     assert "haste skipped in 1 rows" in printed and "products 1 GFLOP/s" in printed
+
+
+def test_the_table_of_costs_says_what_a_step_and_what_is_left_out_take():
+    case = Case("rnn", 2, 50, 8, ragged="lengths")
+    rows = [row(Case("rnn", 1, 1, 8, form="cell"), "step", 4e-6, 2e-6), row(case, "infer", 9e-4, 1e-4)]
+    rows[1]["ratios"][timing.WHOLE] = 1.6
+    facts = {"command": "python -m benchmarks --suite costs", "cores": 2, "threads": 1, "torch": "2.99", "date": "2030-01-01"}
+    facts |= {"cpu": "Imagined 1", "build": {"cpu kernels": "avx2"}}
+    lines = readme.costs({"environment": facts, "machine": "zen9", "results": rows})
+    share = int(case.sequence_lengths().sum()) / 100
+    assert "| rnn B=1 T=1 H=8 cell step | 4 | 2 | **2.00** | 2 |  |  |" in lines
+    assert f"| rnn B=2 T=50 H=8 lengths infer | 900 | 100 | **9.00** | 2 | 0.62 | {share:.2f} |" in lines
+
+
+def test_the_table_of_large_layers_names_those_that_stay_below():
+    near, far, small = Case("gru", 64, 10, 128), Case("gru", 64, 20, 128), Case("gru", 1, 20, 128)
+    rows = [row(case, "step", 4.0, 1.0) for case in (near, far, small)]
+    rows[0]["limit_s"] = 0.8  # of 0.9 s, the fastest decile
+    lines = readme.large({"environment": {"command": "python -m benchmarks --threads 1"}, "results": rows})
+    assert "| gru step | 2 | 1 | 72 % | 56 % |" in lines
+    assert lines[-1] == "| gru B=64 T=20 H=128 step | --threads 1 | 56 % |" and not any("B=1 " in line for line in lines)
+
+
+def test_the_profile_tells_kinds_of_work_apart():
+    of = "    {:.2f}%  python   {:<45}  [.] {}"
+    ours, space = "_C.cpython-311-x86_64-linux-gnu.so", "fusedrnn::cpu::avx2::"
+    report = [
+        "# Overhead  Command  Shared Object  Symbol",
+        of.format(40, ours, f"void {space}multiply_block<float, float, 11, 2, false>"),
+        of.format(20, ours, f"void {space}add_block<float, float, 12, 2, false, {space}PanelToPack<float, float, float> >"),
+        of.format(5, ours, f"{space}GradientWalk<float, float>::place_whole<{space}PackedPanel<float, float> >"),
+        of.format(4, ours, f"{space}GradientWalk<float, float>::pack_some<8, true>"),
+        of.format(3, ours, f"{space}BackwardWalk<fusedrnn::Rnn<false>, float, float>::units"),
+        of.format(2, ours, f"{space}BackwardWalk<fusedrnn::Rnn<false>, float, float>::step"),
+        of.format(1, "libgomp.so.1", "0x000000000001e02a"),
+        of.format(1, "libpython3.11.so.1.0", "_PyEval_EvalFrameDefault"),
+    ]
+    found = profile.shares("\n".join(report))
+    assert found == {
+        "products of the steps": 0.4,
+        "products for the weights' gradients": 0.25,
+        "packing for the weights' gradients": 0.04,
+        "cells": 0.03,
+        "steps around them": 0.02,
+        "waiting for the other threads": 0.01,
+        "Python, torch, system": 0.01,
+    }
 
 
 def test_pictures_and_page_are_made(tmp_path):

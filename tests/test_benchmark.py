@@ -251,6 +251,35 @@ def test_the_suite_for_memory_times_nothing(bench, capsys):
     assert "peak MB of forward and backward" in printed and "torch.nn: geometric mean of 1 ratios" in printed
 
 
+COSTS = [
+    *(cases.Case(cell, 3, 1, 7, form="cell") for cell in cases.LAYERS),
+    *(cases.Case(cell, 3, 9, 7, form="reset") for cell in cases.LAYERS),
+    *(cases.Case(cell, 3, 9, 7, ragged="lengths") for cell in cases.LAYERS),
+]
+
+
+@pytest.mark.parametrize("mode", ["infer", "step"])
+@pytest.mark.parametrize("case", COSTS, ids=str)
+def test_cells_resets_and_whole_rows_are_verified_and_timed(case, mode, monkeypatch):
+    monkeypatch.setattr(runner, "APART", ())
+    monkeypatch.setattr(cases, "RESETS", 0.3)
+    row = runner.measure(case, mode, ("torch.nn", timing.OURS, timing.WHOLE), 1e-3, rounds=2)
+    assert all(figures["right"] for figures in row["contenders"].values()), row["contenders"]
+    assert row["ratios"].keys() == {"torch.nn", timing.WHOLE}
+
+
+@pytest.mark.parametrize("left_out", ["reset", "lengths"])
+def test_who_leaves_out_resets_or_lengths_is_wrong(left_out, monkeypatch):
+    monkeypatch.setattr(runner, "APART", ())
+    monkeypatch.setattr(cases, "RESETS", 0.3)
+    run = fusedrnn.RNN.forward
+    monkeypatch.setattr(fusedrnn.RNN, "forward", lambda layer, *x, **more: run(layer, *x, **{**more, left_out: None}))
+    case = cases.Case("rnn", 3, 9, 7, **{"form": "reset"} if left_out == "reset" else {"ragged": "lengths"})
+    row = runner.measure(case, "infer", ("torch.nn", timing.OURS, timing.WHOLE), 0)
+    right = {name: figures["right"] for name, figures in row["contenders"].items()}
+    assert right == {"torch.nn": True, timing.OURS: False, timing.WHOLE: True}
+
+
 def test_contenders_take_turns():
     order = []
     clock = lambda run, repeats: order.append(run) or 1.0
@@ -305,6 +334,9 @@ def test_the_options_choose_a_suite_or_a_grid():
     full, seconds = suites.select(program.parse(["--suite", "full"]))
     assert {case for case, _, _ in full} >= set(suites.TELLING) and seconds < 600
     assert {len(names) for _, _, names in full} == {2, 5, 6}, "ragged and deep; peers; the compiled loop too"
+    costs = suites.select(program.parse(["--suite", "costs"]))[0]
+    assert {case.form or case.ragged for case, _, _ in costs} == {"", "cell", "reset", "lengths"}
+    assert all((timing.WHOLE in names) == (case != case.whole()) for case, _, names in costs)
     for name, sizes in (("B", suites.BATCHES), ("T", suites.STEPS), ("H", suites.WIDTHS)):
         assert {getattr(case, name) for case, _, _ in full} >= set(sizes)
 
