@@ -24,6 +24,38 @@ def test_the_number_of_threads_does_not_show(case, count, threads):
         assert torch.equal(together[name], alone[name]), name
 
 
+LENGTHS = [(11 * b) % 31 for b in range(90)]  # 0 to 30
+UNEQUAL = {  # what is given beside x and the states, and what the layer is made with
+    "lengths": ({"lengths": LENGTHS}, {}),
+    "both directions": ({"lengths": LENGTHS}, {"bidirectional": True}),
+    "resets": ({"lengths": LENGTHS, "reset": torch.arange(30 * 90).view(30, 90) % 9 == 4, "reset_to": "hx"}, {}),
+    "packed": ({}, {}),
+    "projection": ({"lengths": LENGTHS}, {"proj_size": 16}),
+}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("option", UNEQUAL)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_how_threads_share_sequences_of_unequal_length_does_not_show(kind, option, dtype, count, threads):
+    if option == "projection" and kind != "lstm":
+        pytest.skip("only LSTM has a projection")
+    given, made = UNEQUAL[option]
+    ours = make(kind, 5, 32, dtype=dtype, **made)[0]
+    x = random(30, 90, 5, dtype=dtype)
+    hx = states(kind, 1 + ours.bidirectional, 90, 32, P=ours.proj_size, dtype=dtype)
+    if option == "packed":
+        x = torch.nn.utils.rnn.pack_padded_sequence(x, [max(1, n) for n in LENGTHS], enforce_sorted=False)
+    threads(1)
+    alone = outcome(ours, x, hx, **given)
+    threads(count)
+    together = outcome(ours, x, hx, **given)
+    for name in alone:
+        assert torch.equal(together[name], alone[name]), name
+
+
 FAR = {  # what is given beside x, and what the layer is made with
     "plain": ({}, {}),
     "both directions": ({}, {"bidirectional": True}),

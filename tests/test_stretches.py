@@ -1,5 +1,8 @@
 """A backward of many rows that may not write over what was saved takes its steps a stretch at a time, and sums between."""
 
+import subprocess
+from pathlib import Path
+
 import pytest
 import torch
 from helpers import LAYERS, doubled, make, mapped, outcome, random, states
@@ -20,6 +23,14 @@ def given(option, device):
     if option == "reset":
         return {"reset": reset, "lengths": SHORT}
     return {"reset": reset, "reset_to": "hx"} if option == "reset to hx" else {}
+
+
+def test_every_sequence_has_one_part_of_the_batch(tmp_path):
+    program, here = tmp_path / "sequences_check", Path(__file__).parent
+    files = [str(here / "sequences_check.cpp"), str(here.parent / "csrc/cpu/stretch.cpp")]
+    subprocess.run(["g++", "-std=c++20", "-O2", "-Wall", *files, "-o", str(program)], check=True)
+    run = subprocess.run([str(program)], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
 
 
 CASES = [(kind, option) for kind in LAYERS for option in ("plain", "packed", "lengths", "reset", "reset to hx")]

@@ -144,7 +144,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.far_saved) why << "; what a backward needs is written past the caches";
   if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
-  if (s.rows < s.steps * s.batch) why << "; sequences end at different steps, so batch parts are cut by length";
+  if (s.rows < s.steps * s.batch && p.batch_parts > 1) why << "; sequences end at different steps, so each part has long and short ones";
   return why.str();
 }
 

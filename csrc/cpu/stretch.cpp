@@ -30,6 +30,9 @@ Stretch next_stretch(const Rows& rows, bool reverse, int64_t most_rows, const St
   return stretch_from(rows, reverse, most_rows, reverse ? before.end : before.begin);
 }
 
+namespace {
+
+// First sequence of a part, where parts lie side by side: equal numbers of rows in the steps, not of sequences.
 int64_t batch_cut(const Rows& rows, int64_t begin, int64_t end, int part, int parts) {
   if (part == 0) return 0;
   if (part == parts) return rows.batch;
@@ -46,6 +49,21 @@ int64_t batch_cut(const Rows& rows, int64_t begin, int64_t end, int part, int pa
     if (held(middle) < wanted) low = middle + 1; else high = middle;
   }
   return low;
+}
+
+}  // namespace
+
+Sequences::Sequences(const Rows& rows, int64_t begin, int64_t end, int part, int parts) {
+  if (!rows.active_ || parts == 1 || end - begin < rows.steps) {
+    begin_ = slot_ = batch_cut(rows, begin, end, part, parts);
+    first_ = count_ = batch_cut(rows, begin, end, part + 1, parts) - begin_, later_ = begin_;
+    return;
+  }
+  const auto cut = [&](int k) { return rows.batch * k / (2 * parts); };
+  begin_ = cut(part), first_ = cut(part + 1) - begin_;
+  const int64_t second = cut(2 * parts - 1 - part);
+  later_ = second - first_, count_ = first_ + cut(2 * parts - part) - second;
+  slot_ = cut(part) + (rows.batch - cut(2 * parts - part));
 }
 
 }  // namespace fusedrnn::cpu
