@@ -5,7 +5,9 @@ forward that keeps what a backward needs; "backward" that backward alone, with t
 weight; "step" both together; "graph", on CUDA, the replay of a captured "infer".
 
 Cells take one step from a state that is given. In cases with resets a twentieth of all steps start from zeros, and
-torch.nn's layer is called step by step, as a program has to. Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
+torch.nn's layer is called step by step, as a program has to.
+
+Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
 unpacking count; in "lengths" ours is told the lengths, and torch.nn's runs over the padding and clears it, or over
 packed rows where both directions leave it no choice. "fusedrnn-whole" leaves resets and lengths alone and runs whole
 rows: what those cost is seen beside it.
@@ -53,6 +55,11 @@ class Case:
         name = f"{self.cell} B={self.B} T={self.T} H={self.H}" + f" L={self.layers}" * (self.layers > 1)
         name += " bi" * self.bidirectional + "".join(f" {what}" for what in (self.form, self.ragged) if what)
         return name + f" {self.dtype}" * (self.dtype != "float32")
+
+    @classmethod
+    def of(cls, row):
+        """The case of a result's row, which may be older than a field."""
+        return cls(**{field.name: row[field.name] for field in dataclasses.fields(cls) if field.name in row})
 
     def sequence_lengths(self):
         """The length of each row, the same in every run."""

@@ -70,7 +70,7 @@ def taken(result):
     e = result["environment"]
     return (
         f"`{e['command']}`{told(e)} on a {e['cores']}-core {e['cpu']} ({where(result)}), torch {e['torch']}, "
-        f"{e['threads']} threads, {e['date'][:10]}."
+        f"{e['threads']} thread{'s' * (e['threads'] > 1)}, {e['date'][:10]}."
     )
 
 
@@ -279,7 +279,7 @@ def costs(*results):
         rows = []
         for record, ratio in against_torch(result):
             theirs, ours = (1e6 * record["contenders"][name]["median_s"] for name in ("torch.nn", OURS))
-            case = Case(**{name: record[name] for name in Case.__dataclass_fields__})
+            case = Case.of(record)
             cells = [f"{case} {record['pass']}", f"{theirs:.3g}", f"{ours:.3g}", f"**{ratio:.2f}**", f"{ours / case.T:.3g}"]
             cells += [f"{1 / record['ratios'][WHOLE]:.2f}" if WHOLE in record["ratios"] else ""]
             cells += [f"{int(case.sequence_lengths().sum()) / (case.B * case.T):.2f}" if case.ragged else ""]

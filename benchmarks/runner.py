@@ -61,7 +61,7 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
 
 def judged(row, ceilings):
     """The row with what the ceilings say of it: its limit, and how undisturbed it was."""
-    case = Case(**{field.name: row[field.name] for field in dataclasses.fields(Case) if field.name in row})
+    case = Case.of(row)
     row["limit_s"] = machine.limit(case, row["pass"], ceilings) if ceilings else None
     if row["limit_s"]:
         row["limit_s"] += row.get("packing_s", 0)

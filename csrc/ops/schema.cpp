@@ -42,7 +42,7 @@ OptionalTensor stepped(const OptionalTensor& t) { return t ? OptionalTensor(t->u
 Tensor step_of(const Tensor& t) { return t.defined() && t.dim() == 3 ? t.squeeze(0) : t; }
 
 // `is_cell`: x, states and their gradients are those of a cell, and so are the results, h and c. Made a layer's in here, they are
-// so below autograd, to which each view would be a node: 9 us of the 48 that a training step of LSTMCell, B=1 H=64, takes.
+// so below autograd, to which each view would be a node: a training step of LSTMCell, B=1 H=64, takes 43 us instead of 48.
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
   // The lists are there, if empty: a Function finds its inputs in a TensorList, not in an optional one.
