@@ -10,7 +10,7 @@ from tolerances import assert_all_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fusedrnn
-from fusedrnn import _ops
+from fusedrnn import _ops, plan
 
 
 @pytest.fixture
@@ -61,6 +61,28 @@ def test_blocks_of_every_height_and_width(dtype, kernels, first_cache):
         for rows in range(1, 12):
             for some, all_rows in zip(run(rows), whole):
                 assert torch.equal(some, all_rows[:, :rows]), (H, rows)
+
+
+# One row whose weights stand as one stream (kPanelsBeside), with every number of vectors in its last group, in both orders; two
+# rows do not.
+@pytest.mark.parametrize(
+    "kind, H, dtype",
+    [("lstm", range(170, 202, 2), torch.float32), ("lstm", range(122, 138, 2), torch.float64)]
+    + [("gru", range(198, 218, 4), torch.float32), ("rnn_tanh", range(340, 400, 8), torch.float32)]
+    + [("lstm", range(242, 274, 4), torch.bfloat16), ("lstm", range(242, 258, 4), torch.float16)],
+    ids=str,
+)
+@pytest.mark.cpu
+def test_one_row_of_weights_in_one_stream(kind, H, dtype, kernels):
+    for size in H:
+        assert "one stream" in plan(kind, 3, 1, size, dtype=dtype, threads=1).reason
+        ours, torchs, truth = make(kind, 5, size, dtype=dtype)
+        x = random(3, 2, 5, dtype=dtype)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+        with torch.no_grad():
+            together = ours(x)[0]
+            for b in range(2):
+                assert torch.equal(ours(x[:, b : b + 1].contiguous())[0], together[:, b : b + 1]), size
 
 
 # Weights of 16 bits are widened as they are read, which is exact: so everything has float32's bits, rounded once.

@@ -93,7 +93,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
               s.batch <= kAheadRows / 2 && s.rows * cell.gates * s.hidden * s.inputs >= kHelpedWork;
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts * (1 + p.helpers);
   const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
-  p.gradient_threads = at_most(sums / kSingleWorkPerThread, threads);
+  // One step's sums are but written, at a rate that a second thread adds little to: RNNCell H=256 takes 52 µs by one and by two,
+  // and 4 ms where the second wakes late.
+  p.gradient_threads = at_most(sums / (s.steps > 1 ? 1 : 2) / kSingleWorkPerThread, threads);
   const int64_t row_bytes = std::max<int64_t>(1, s.directions * gradient_width(s) * s.element_bytes);
   const int64_t stretch = std::clamp(kStretchBytes / row_bytes, kFewestStretchRows, kMostStretchRows);
   p.stretch_rows = std::max(s.batch, std::min(s.rows, stretch));
@@ -114,8 +116,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
   p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs, p.input_weights);
   const bool whole_vectors = s.projection % p.vector_lanes == 0;
-  const bool near = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts < kFarWeights;
-  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && near));
+  const int64_t own_bytes = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts;  // of w_hh, of a thread
+  p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
+  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && own_bytes < kFarWeights));
   p.backward_hidden_weights = sums_or(one, s.projection, p.hidden_weights);
   p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
   const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
@@ -141,6 +144,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; one sequence, for which the backward takes w_hh as it is";
+  if (p.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
   if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.far_saved) why << "; what a backward needs is written past the caches";
   if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
@@ -150,15 +154,15 @@ std::string explain(const Shape& s, const CpuPlan& p) {
 
 namespace {
 
-PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1) {
-  return {width, chunk, depth, gates, p.vector_lanes, p.bfloat16_pairs ? 2 : 1};
+PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1, int panels_beside = 1) {
+  return {width, chunk, depth, gates, p.vector_lanes, p.bfloat16_pairs ? 2 : 1, panels_beside};
 }
 
 }  // namespace
 
-PackedLayout::PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms)
+PackedLayout::PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms, int panels_beside)
     : width(width), chunk(chunk), depth(depth), gates(gates), lanes(lanes), panel(2 * lanes), terms(terms),
-      chunks_(ceil_div(width, chunk)), length_(ceil_div(depth, terms)), whole_(of_size(chunk)),
+      panels_beside(panels_beside), chunks_(ceil_div(width, chunk)), length_(ceil_div(depth, terms)), whole_(of_size(chunk)),
       last_(of_size(width - (chunks_ - 1) * chunk)) {}
 
 PackedLayout::Chunk PackedLayout::of_size(int64_t size) const {
@@ -173,7 +177,7 @@ PackedLayout input_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates);
 }
 PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {
-  return layout(p, s.hidden, p.chunk, s.projection, cell_info(s.cell).gates);
+  return layout(p, s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.panels_beside);
 }
 PackedLayout projection_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.projection, p.projection_chunk, s.hidden);
