@@ -175,9 +175,13 @@ def disturbance(result):
     return f", undisturbed {100 * statistics.median(shares):.0f} %" if shares else ""
 
 
+LARGE, WANTED = 8192, 0.85  # B·H of what is called large, and the share of the limit that it is to reach
+
+
 def short_of_goals(*results):
-    """The rows that fall short of their goal: first those whose goal lies beyond the machine's limit, then the others."""
-    beyond, within, count = [], [], 0
+    """The rows that fall short of their goal: those whose goal lies beyond the machine's limit, those that come as near to it as
+    large layers are to come, and the others."""
+    beyond, near, others, count = [], [], [], 0
     for result in results:
         grid = result["environment"]["command"].removeprefix("python -m benchmarks").strip() or "quick"
         for record, ratio in against_torch(result):
@@ -189,27 +193,26 @@ def short_of_goals(*results):
             count += 1
             if ratio >= goal:
                 continue
-            most = at_limit(record)
-            ours = f"{100 * of_limit(record, OURS):.0f} %"
-            row = f"| {record['case']} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {ours} |"
-            (beyond if most < goal else within).append((most, row))
+            most, share = at_limit(record), of_limit(record, OURS)
+            row = f"| {record['case']} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {100 * share:.0f} % |"
+            (beyond if most < goal else near if share >= WANTED else others).append((most, row))
     head = ["| case and pass | grid | ratio | goal | most | ours of the limit |", "|---|---|---|---|---|---|"]
+    table = lambda rows: [*head, *(row for _, row in sorted(rows))]
     return [
-        f"Of {count} rows {len(beyond) + len(within)} fall short of their goal. Of {len(beyond)} of them the goal lies beyond "
-        "the limit: “most” is torch.nn's time over the limit, what a kernel that stands at every ceiling would reach; both "
+        f"Of {count} rows {len(beyond) + len(near) + len(others)} fall short of their goal. Of {len(beyond)} of them the goal lies "
+        "beyond the limit: “most” is torch.nn's time over the limit, what a kernel that stands at every ceiling would reach; both "
         "columns of the limit are of the fastest tenth of the rounds.",
         "",
-        *head,
-        *(row for _, row in sorted(beyond)),
+        *table(beyond),
         "",
-        f"The other {len(within)}:",
+        f"{len(near)} stand at {100 * WANTED:.0f} % of the limit and more:",
         "",
-        *head,
-        *(row for _, row in sorted(within)),
+        *table(near),
+        "",
+        f"The other {len(others)}:",
+        "",
+        *table(others),
     ]
-
-
-LARGE, WANTED = 8192, 0.85  # B·H of what is called large, and the share of the limit that it is to reach
 
 
 def large(*results):

@@ -228,6 +228,22 @@ def test_the_table_of_large_layers_names_those_that_stay_below():
     assert lines[-1] == "| gru B=64 T=20 H=128 step | --threads 1 | 56 % |" and not any("B=1 " in line for line in lines)
 
 
+def test_rows_that_fall_short_are_told_apart_by_what_the_machine_allows():
+    beyond, near, far, good = (Case("gru", 4, T, 128) for T in (10, 20, 30, 40))
+    rows = [row(case, "step", 4.8 if case != good else 5.2, 1.0) for case in (beyond, near, far, good)]
+    for record, limit in zip(rows, (0.9, 0.78, 0.6, 0.6)):
+        record["limit_s"] = limit  # of 0.9 s, the fastest decile
+    lines = readme.short_of_goals({"environment": {"command": "python -m benchmarks"}, "results": rows})
+    assert lines[0].startswith("Of 4 rows 3 fall short of their goal. Of 1 of them the goal lies beyond the limit")
+    assert lines.index("1 stand at 85 % of the limit and more:") < lines.index("The other 1:")
+    found = [line for line in lines if line.startswith("| gru")]
+    assert found == [
+        "| gru B=4 T=10 H=128 step | quick | 4.80 | 5.0 | 4.80 | 100 % |",
+        "| gru B=4 T=20 H=128 step | quick | 4.80 | 5.0 | 5.54 | 87 % |",
+        "| gru B=4 T=30 H=128 step | quick | 4.80 | 5.0 | 7.20 | 67 % |",
+    ]
+
+
 def test_the_profile_tells_kinds_of_work_apart():
     of = "    {:.2f}%  python   {:<45}  [.] {}"
     ours, space = "_C.cpython-311-x86_64-linux-gnu.so", "fusedrnn::cpu::avx2::"

@@ -64,7 +64,7 @@ def test_projections(H, P, T, pairs):
 
 
 # What is multiplied in a first step is bfloat16 as it comes, so only float32's sums are rounded: that shows in c, which is
-# float32. Below and from a depth of 256 on, where a single step's products are dot products.
+# float32. Below and from a depth of 64 on, where a single step's products are dot products.
 @pytest.mark.parametrize("B, I, H", [(1, 1, 1), (3, 7, 17), (14, 33, 65), (1, 263, 300), (5, 300, 263), (2, 1025, 40)])
 @pytest.mark.parametrize("T", [1, 2])
 def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs):

@@ -133,14 +133,31 @@ def test_projection_edges(H, P, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
-# depth below and from 256 on, where the products are packed a slice at a time and are dot products
+# depth below and from 64 on, where the products are packed a slice at a time and are dot products
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (1, 300), (2, 263), (7, 280), (64, 200)])
+@pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (2, 63), (1, 300), (2, 263), (7, 280), (64, 200)])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_single_steps_small_and_large(kind, B, H, dtype, kernels):
     ours, torchs, truth = make(kind, 9, H, dtype=dtype, device=kernels, bidirectional=True)
     x, hx = random(1, B, 9, dtype=dtype, device=kernels), states(kind, 2, B, H, dtype=dtype, device=kernels)
     assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+
+
+# Dot products whose last terms fill 0, 1, ... of the lanes, of 1 to 9 rows: blocks of every height, with the bits of any other.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_dot_products_of_every_depth_and_height(kind, dtype, kernels):
+    for H in [*range(64, 98), 130]:
+        ours, torchs, truth = make(kind, H, H, dtype=dtype)
+        x, hx = random(1, 9, H, dtype=dtype), states(kind, 1, 9, H, dtype=dtype)
+        if H % 4 == 1 or H == 130:  # the others are held against each other
+            assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
+        with torch.no_grad():
+            whole = ours(x, hx)[0]
+            for rows in range(1, 9):
+                some = tuple(s[:, :rows].contiguous() for s in hx) if kind == "lstm" else hx[:, :rows].contiguous()
+                assert torch.equal(ours(x[:, :rows].contiguous(), some)[0], whole[:, :rows]), (H, rows)
 
 
 # deeper than the slice of the product that stays in the first-level cache (256)

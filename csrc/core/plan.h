@@ -91,10 +91,9 @@ struct PackedLayout {
   Chunk whole_, last_;
 };
 
-// Whether rows have to be copied before a product, to where zeros follow them: pairs are read to the end of the last one, by
-// dot products to the end of a vector. That much is read of a row.
+// Whether rows have to be copied before a product, to where zeros follow them: pairs are read to the end of the last one.
 FUSEDRNN_INLINE bool pads(const PackedLayout& layout, Weights use) {
-  return layout.terms > 1 && layout.depth % (use == Weights::dots ? layout.panel : layout.terms) != 0;
+  return layout.terms > 1 && use != Weights::dots && layout.depth % layout.terms != 0;
 }
 FUSEDRNN_INLINE int64_t padded_depth(const PackedLayout& layout) { return (layout.depth + 31) / 32 * 32; }
 
