@@ -53,7 +53,7 @@ INSTRUCTION_SETS = ("FUSEDRNN_ISA", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIO
 SIZES = [round(2 ** (k / 2 - 12)) * 2**12 for k in range(30, 55)]
 SIZES_CUDA = [2**k for k in range(20, 31, 2)]
 # Floats of a piece, where a buffer is read forth and back, so that a pass begins with what the last one ended with: 64 KB then come
-# twice as fast as they do in one direction, and all that a second cache holds at least as fast.
+# twice as fast as they do in one direction.
 PIECES = (0, 4096, 8192)
 WORK, WORK_ROUNDS = 200_000, 5  # about 0.3 ms each
 VALUES = 1024  # kValues of probes.c

@@ -247,6 +247,8 @@ int main(int arguments, char** argument) {
       cases.push_back({cell, 4, 26, 13, 40, 0, 2, dtype, false, true, 4});
     }
     cases.push_back({cell, 30, 20, 40, 72, 0, 1, Dtype::float32, true, false, 3});  // many rows of gradients
+    const int64_t wide = cell == CellKind::lstm ? 174 : cell == CellKind::gru ? 198 : 342;  // one row reads w_hh as one stream
+    cases.push_back({cell, 3, 1, 13, wide, 0, 1, Dtype::float32, false, false, 1});
     if (cell == CellKind::rnn_tanh)  // weights and gradients past the caches, of whole cache lines and of others
       for (const int64_t H : {736, 731}) cases.push_back({cell, 2, 3, 730, H, 0, 1, Dtype::float32, false, false, 1});
   }

@@ -151,10 +151,9 @@ def test_dot_products_of_every_depth_and_height(kind, dtype, kernels):
     for H in [*range(64, 98), 130]:
         ours, torchs, truth = make(kind, H, H, dtype=dtype)
         x, hx = random(1, 9, H, dtype=dtype), states(kind, 1, 9, H, dtype=dtype)
-        if H % 4 == 1 or H == 130:  # the others are held against each other
-            assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
         with torch.no_grad():
             whole = ours(x, hx)[0]
+            assert_all_close({"y": whole}, {"y": torchs(x, hx)[0]}, {"y": truth(x.double(), doubled(hx))[0]})
             for rows in range(1, 9):
                 some = tuple(s[:, :rows].contiguous() for s in hx) if kind == "lstm" else hx[:, :rows].contiguous()
                 assert torch.equal(ours(x[:, :rows].contiguous(), some)[0], whole[:, :rows]), (H, rows)

@@ -94,8 +94,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
               s.batch <= kAheadRows / 2 && s.rows * cell.gates * s.hidden * s.inputs >= kHelpedWork;
   p.threads = p.direction_parts * p.batch_parts * p.unit_parts * (1 + p.helpers);
   const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
-  // One step's sums are but written, at a rate that a second thread adds little to: RNNCell H=256 takes 52 µs by one and by two,
-  // and 4 ms where the second wakes late.
+  // One step's sums are but written, at a rate that a second thread adds little to: RNNCell H=256 takes 52 µs by one and by two.
   p.gradient_threads = at_most(sums / (s.steps > 1 ? 1 : 2) / kSingleWorkPerThread, threads);
   const int64_t row_bytes = std::max<int64_t>(1, s.directions * gradient_width(s) * s.element_bytes);
   const int64_t stretch = std::clamp(kStretchBytes / row_bytes, kFewestStretchRows, kMostStretchRows);
