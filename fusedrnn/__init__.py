@@ -7,7 +7,7 @@ from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from .plan import CudaPass, CudaPlan, Plan, plan, use_strategy
+from .plan import CudaPass, CudaPlan, Plan, is_batch_invariant, plan, set_batch_invariant, use_strategy
 
 _dynamo.allow((RNN, LSTM, GRU))
 
@@ -24,10 +24,12 @@ __all__ = [
     "Weights",
     "convert",
     "functional",
+    "is_batch_invariant",
     "onnx",
     "plan",
     "release_scratch",
     "revert",
+    "set_batch_invariant",
     "use_strategy",
     "__version__",
 ]

@@ -131,6 +131,7 @@ def plan(
     threads: int | None = None,
     device: torch.device | str = "cpu",
     strategy: str | None = None,
+    batch_invariant: bool | None = None,
 ) -> Plan | CudaPlan:
     """Return the plan of one layer of T steps, B rows and H hidden units.
 
@@ -139,6 +140,7 @@ def plan(
     threads: as many as may be used on the CPU; torch.get_num_threads(), but no more than there are cores, if omitted
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
     strategy: for CUDA: "auto", "stepwise" or "persistent"; as `use_strategy` says if omitted
+    batch_invariant: for the CPU: as `set_batch_invariant` says if omitted
 
     Raises ValueError for an unknown cell, device or strategy, for a size that no layer has, and for a strategy that
     cannot run the layer on the device, with the numbers that forbid it.
@@ -156,7 +158,8 @@ def plan(
     sizes = cell, T, B, I, H, proj_size, 1 + bidirectional
     stored = str(dtype).removeprefix("torch.")
     if str(device) == "cpu":
-        return Plan(**_ops._C.plan(*sizes, stored, threads))
+        invariant = is_batch_invariant() if batch_invariant is None else batch_invariant
+        return Plan(**_ops._C.plan(*sizes, stored, threads, invariant))
     name, figures = _device_figures(device)
     made = _ops._C.cuda_plan(*sizes, stored, strategy or _ops._C.requested_strategy(), name, *figures)
     passes = {which: CudaPass(**made.pop(which)) for which in ("forward", "backward")}
@@ -181,6 +184,34 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple[int, int, in
     return p.name, (
         capability, p.multi_processor_count, p.shared_memory_per_block_optin, 8 if capability >= 90 else 0
     )  # fmt: skip
+
+
+class set_batch_invariant:
+    """Whether, on the CPU, the bits of a row's results may not depend on how many rows share its batch.
+
+    A few rows in all, T * B up to 40, are faster by products that sum in another order than those of many: up to three
+    times, of T = 2 and B = 1. With set_batch_invariant(True) they are not taken, and a row's outputs and gradients have
+    the same bits in any batch, though a single step (T = 1) others than the same step of a longer sequence. By either
+    setting bits do not depend on the number of threads, and are the same from run to run.
+
+    Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
+    until its end, like torch.set_grad_enabled. False to begin with. CUDA knows no such choice.
+    """
+
+    def __init__(self, enabled: bool) -> None:
+        self._before = is_batch_invariant()
+        _ops._C.set_batch_invariant(enabled)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        _ops._C.set_batch_invariant(self._before)
+
+
+def is_batch_invariant() -> bool:
+    """What `set_batch_invariant` has set."""
+    return _ops._C.batch_invariant()
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import fusedrnn  # noqa: E402
 from fusedrnn import _ops  # noqa: E402
 
 
@@ -63,3 +64,14 @@ def threads():
     yield use
     torch.set_num_threads(before)
     _ops._C.pretend_processors(0)
+
+@pytest.fixture
+def batch_invariant():
+    with fusedrnn.set_batch_invariant(True):
+        yield
+
+
+@pytest.fixture(params=[False, True], ids=["few rows", "any rows"])
+def either_way(request):
+    with fusedrnn.set_batch_invariant(request.param):
+        yield

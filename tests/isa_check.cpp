@@ -26,6 +26,7 @@ struct Case {
   Dtype weights;
   bool ragged, reset;
   int threads;
+  bool batch_invariant = false;
 };
 
 // Numbers that look random and are the same everywhere: in (-1, 1).
@@ -119,7 +120,7 @@ Outcome<T, S> run(const Case& c, const cpu::Kernels& kernels, int64_t stretch_ro
   const Rows rows{T_, B, c.ragged ? offset.data() : nullptr, c.ragged ? active.data() : nullptr, nullptr,
                   c.reset ? reset.get() : nullptr, nullptr};
   const Shape shape{c.cell, T_, B, N, c.I, H, P, c.P > 0, c.D, static_cast<int>(sizeof(T)), c.weights};
-  const CpuPlan plan = plan_cpu(shape, c.threads, kernels.unit);
+  const CpuPlan plan = plan_cpu(shape, c.threads, kernels.unit, c.batch_invariant);
   const int64_t most_rows = std::max(B, stretch_rows);  // a step is never cut
   const auto workspace = [&](int64_t elements) {
     return std::unique_ptr<T, decltype(&std::free)>(
@@ -256,10 +257,12 @@ int main(int arguments, char** argument) {
     for (const auto& [H, P] : {std::pair{9, 1}, {33, 8}, {70, 35}})
       cases.push_back({CellKind::lstm, 4, 5, 12, H, P, 1, dtype, false, true, 1});
   int wrong = 0;
-  for (const Case& c : cases) {
-    if (fault != 0 && wrong > 0) break;
-    wrong += compare(c, fault);
-  }
+  for (Case& c : cases)
+    for (const bool batch_invariant : {false, true}) {  // products for few rows, and for any number
+      if (fault != 0 && wrong > 0) break;
+      c.batch_invariant = batch_invariant;
+      wrong += compare(c, fault);
+    }
   std::string names;
   for (const cpu::Kernels* kernels : cpu::available()) names += std::string(names.empty() ? "" : ", ") + kernels->unit.name;
   std::printf("%s: %zu cases, %d differences\n", names.c_str(), cases.size(), wrong);

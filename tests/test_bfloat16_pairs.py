@@ -64,10 +64,10 @@ def test_projections(H, P, T, pairs):
 
 
 # What is multiplied in a first step is bfloat16 as it comes, so only float32's sums are rounded: that shows in c, which is
-# float32. Below and from a depth of 64 on, where a single step's products are dot products.
+# float32. With products that are packed at once or a slice at a time, and with dot products, of few rows or of one step.
 @pytest.mark.parametrize("B, I, H", [(1, 1, 1), (3, 7, 17), (14, 33, 65), (1, 263, 300), (5, 300, 263), (2, 1025, 40)])
 @pytest.mark.parametrize("T", [1, 2])
-def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs):
+def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs, either_way):
     draw = lambda *shape: random(*shape, dtype=LOW)
     x, h_0, c_0 = draw(T, B, I), draw(1, B, H), draw(1, B, H)
     w_ih, w_hh, b_ih, b_hh = draw(4 * H, I) / 8, draw(4 * H, H) / 8, draw(4 * H), draw(4 * H)
@@ -103,7 +103,7 @@ def test_states_are_carried_in_float32(pairs):
 
 @pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 270), (5, 33, 41), (3, 301, 130), (3, 3001, 135)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_row_gives_the_same_bits_in_any_batch_and_on_any_number_of_threads(kind, T, I, H, pairs):
+def test_a_row_gives_the_same_bits_in_any_batch_and_on_any_number_of_threads(kind, T, I, H, pairs, batch_invariant):
     ours = make(kind, I, H, dtype=LOW, bidirectional=True)[0]
     B = 101
     x, hx, d_y = random(T, B, I, dtype=LOW), states(kind, 2, B, H, dtype=LOW), random(T, B, 2 * H, dtype=LOW)

@@ -1,4 +1,4 @@
-"""The bits of a row's results depend on nothing but the row: not on the rest of its batch, the threads or the run."""
+"""The bits of a row's results do not depend on the threads or the run, nor, where that is asked for, on the rest of its batch."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ import fusedrnn
 # more threads than any machine that runs this has cores to spare: the barriers must yield, not dead-lock
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("case", ["rows", "units", "ragged", "projection"])
-def test_the_number_of_threads_does_not_show(case, count, threads):
+def test_the_number_of_threads_does_not_show(case, count, threads, either_way):
     kwargs = {"proj_size": 70} if case == "projection" else {}
     B = {"rows": 64, "units": 1, "ragged": 40, "projection": 4}[case]
     ours = fusedrnn.LSTM(8, 136, bidirectional=True, **kwargs)
@@ -137,7 +137,7 @@ def test_a_thread_that_helps_does_not_show(kind, option, directions, threads):
 @pytest.mark.parametrize("T, I, H", [(1, 33, 40), (1, 300, 130), (1, 33, 270), (5, 33, 40), (3, 300, 130), (3, 512, 128)])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
-def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, kernels):
+def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, kernels, batch_invariant):
     ours = make(kind, I, H, dtype=dtype, bidirectional=True, num_layers=2)[0]
     B = 101
     x, hx = random(T, B, I, dtype=dtype), states(kind, 4, B, H, dtype=dtype)
@@ -163,7 +163,7 @@ def test_a_row_gives_the_same_bits_in_any_batch(kind, T, I, H, option, dtype, ke
 @pytest.mark.parametrize("B, H", [(1, 7), (3, 33), (14, 50)])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
-def test_step_by_step_gives_the_bits_of_a_sequence(kind, B, H, kernels):
+def test_step_by_step_gives_the_bits_of_a_sequence(kind, B, H, kernels, batch_invariant):
     ours = make(kind, 19, H, dtype=torch.float32)[0]
     x, hx = random(4, B, 19, dtype=torch.float32), states(kind, 1, B, H, dtype=torch.float32)
     whole, last = ours(x, hx)
@@ -180,7 +180,7 @@ def test_step_by_step_gives_the_bits_of_a_sequence(kind, B, H, kernels):
 @pytest.mark.parametrize("option", [None, "lengths", "reset"])
 @pytest.mark.parametrize("T", [1, 4])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_no_state_is_a_state_of_zeros(kind, T, option, kernels):
+def test_no_state_is_a_state_of_zeros(kind, T, option, kernels, either_way):
     ours = make(kind, 5, 33, dtype=torch.float32, device=kernels, bidirectional=True)[0]
     x = random(T, 7, 5, dtype=torch.float32, device=kernels)
     zeros = mapped(torch.zeros_like, states(kind, 2, 7, 33, dtype=torch.float32, device=kernels))
@@ -196,7 +196,7 @@ def test_no_state_is_a_state_of_zeros(kind, T, option, kernels):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind, H", [("rnn_tanh", 540), ("gru", 180), ("lstm", 135)])
 @pytest.mark.cpu
-def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels):
+def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels, batch_invariant):
     T, B, I = 3, 101, 1500 if dtype == torch.float32 else 3000
     ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
     x, d_y = random(T, B, I, dtype=dtype), random(T, B, 2 * H, dtype=dtype)
@@ -214,7 +214,7 @@ def test_inputs_at_once_give_the_bits_of_inputs_in_turn(kind, H, dtype, kernels)
 # rows fill whole cache lines or not, and whatever weights are stored as.
 @pytest.mark.parametrize("dtype, H", [(torch.float32, 736), (torch.float32, 731), (torch.float64, 523), (torch.bfloat16, 1040)])
 @pytest.mark.cpu
-def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, threads):
+def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, threads, batch_invariant):
     ours = make("rnn_tanh", 24, H, dtype=dtype)[0]
     x = random(3, 2, 24, dtype=dtype)
     threads(1)
@@ -236,7 +236,7 @@ def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, th
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
-def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, count, kernels, threads):
+def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, count, kernels, threads, batch_invariant):
     threads(count)
     B = 14
     ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
@@ -254,7 +254,7 @@ def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, 
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_repeated_runs_give_the_same_bits(kind, device):
+def test_repeated_runs_give_the_same_bits(kind, device, either_way):
     ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]
     x = random(9, 14, 6, dtype=torch.float32, device=device)
     first = outcome(ours, x)

@@ -46,7 +46,7 @@ def first_cache(request):
 # of 4, 8, ... units. T=3 takes the panels in both orders, from the first and from the last.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.cpu
-def test_blocks_of_every_height_and_width(dtype, kernels, first_cache):
+def test_blocks_of_every_height_and_width(dtype, kernels, first_cache, batch_invariant):
     for H in [*range(2, 20, 2), *range(20, 72, 4), 100, 116, 130]:
         ours, torchs, truth = make("lstm", H, H, dtype=dtype)
         x, d_y = random(3, 12, H, dtype=dtype), random(3, 12, H, dtype=dtype)
@@ -73,7 +73,7 @@ def test_blocks_of_every_height_and_width(dtype, kernels, first_cache):
     ids=str,
 )
 @pytest.mark.cpu
-def test_one_row_of_weights_in_one_stream(kind, H, dtype, kernels):
+def test_one_row_of_weights_in_one_stream(kind, H, dtype, kernels, batch_invariant):
     for size in H:
         assert "one stream" in plan(kind, 3, 1, size, dtype=dtype, threads=1).reason
         ours, torchs, truth = make(kind, 5, size, dtype=dtype)
@@ -133,33 +133,37 @@ def test_projection_edges(H, P, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
-# depth below and from 64 on, where the products are packed a slice at a time and are dot products
+# products that are packed a slice at a time, below a depth of 64 or of many rows, and dot products
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("B, H", [(1, 1), (3, 7), (5, 33), (2, 63), (1, 300), (2, 263), (7, 280), (64, 200)])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_single_steps_small_and_large(kind, B, H, dtype, kernels):
+def test_single_steps_small_and_large(kind, B, H, dtype, kernels, either_way):
     ours, torchs, truth = make(kind, 9, H, dtype=dtype, device=kernels, bidirectional=True)
     x, hx = random(1, B, 9, dtype=dtype, device=kernels), states(kind, 2, B, H, dtype=dtype, device=kernels)
     assert_all_close(outcome(ours, x, hx), outcome(torchs, x, hx), outcome(truth, x.double(), doubled(hx)))
 
 
 # Dot products whose last terms fill 0, 1, ... of the lanes, of 1 to 9 rows: blocks of every height, with the bits of any other.
+# Of three steps, which take the weights in both orders, no more than there are for the depth.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("T", [1, 3])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
-def test_dot_products_of_every_depth_and_height(kind, dtype, kernels):
-    for H in [*range(64, 98), 130]:
+def test_dot_products_of_every_depth_and_height(kind, T, dtype, kernels):
+    for H in [*range(64, 98), 130, 270]:
+        B = min(9, H // 6 // T)
+        assert "takes w_ih as it is" in plan(kind, T, B, H).reason and "takes w_hh as it is" in plan(kind, T, B, H).reason
         ours, torchs, truth = make(kind, H, H, dtype=dtype)
-        x, hx = random(1, 9, H, dtype=dtype), states(kind, 1, 9, H, dtype=dtype)
+        x, hx = random(T, B, H, dtype=dtype), states(kind, 1, B, H, dtype=dtype)
         with torch.no_grad():
             whole = ours(x, hx)[0]
             assert_all_close({"y": whole}, {"y": torchs(x, hx)[0]}, {"y": truth(x.double(), doubled(hx))[0]})
-            for rows in range(1, 9):
+            for rows in range(1, B):
                 some = tuple(s[:, :rows].contiguous() for s in hx) if kind == "lstm" else hx[:, :rows].contiguous()
                 assert torch.equal(ours(x[:, :rows].contiguous(), some)[0], whole[:, :rows]), (H, rows)
 
 
-# deeper than the slice of the product that stays in the first-level cache (256)
+# deeper than the slice of the product that stays in the first-level cache (256), of more rows than have dot products
 @pytest.mark.parametrize("kind", LAYERS)
 def test_deep_products(kind, kernels):
     ours, torchs, truth = make(kind, 5, 300, dtype=torch.float32, device=kernels)

@@ -12,7 +12,7 @@ from helpers import random
 import fusedrnn
 
 
-def test_scratch_stays_with_its_thread_and_can_be_handed_back():
+def test_scratch_stays_with_its_thread_and_can_be_handed_back(batch_invariant):
     small, large = fusedrnn.LSTM(8, 64), fusedrnn.LSTM(8, 1024)  # 4·H·(I + H) weights are packed: 74 kB, 17 MB
     x = random(5, 2, 8, dtype=torch.float32)
     fusedrnn.release_scratch()

@@ -11,7 +11,32 @@ from fusedrnn import _ops, plan
 def test_one_step_is_no_sequence():
     p = plan("lstm", 1, 4, 64, threads=2)
     assert p.strategy == "single_step" and "T = 1" in p.reason
-    assert "slice" in plan("lstm", 1, 1, 63).reason and "dot products" in plan("lstm", 1, 1, 64).reason
+
+
+def test_few_rows_take_dot_products():
+    def dots(T, B, H, **given):
+        reason = plan("lstm", T, B, H, **given).reason
+        return ["takes w_ih as it is, for dot products" in reason, "takes w_hh as it is, for dot products" in reason]
+
+    assert dots(1, 10, 64) == dots(10, 1, 64) == dots(10, 4, 1024) == dots(12, 1, 1024) == [True, True]
+    assert dots(1, 11, 64) == dots(11, 1, 64) == dots(1, 41, 1024) == dots(13, 1, 1024) == [False, False]
+    assert dots(2, 8, 64, input_size=96) == [True, False] and dots(2, 8, 96, input_size=64) == [False, True]
+
+
+def test_no_product_depends_on_the_number_of_rows_if_it_may_not():
+    one_step = ["for dot products" in plan("lstm", 1, B, H, batch_invariant=True).reason for B in (1, 300) for H in (63, 64)]
+    assert one_step == [False, True, False, True]
+    assert "for dot products" not in plan("lstm", 2, 1, 1024, batch_invariant=True).reason
+    few = plan("lstm", 2, 1, 1024)
+    with fusedrnn.set_batch_invariant(True):
+        assert fusedrnn.is_batch_invariant() and plan("lstm", 2, 1, 1024) != few
+        assert plan("lstm", 2, 1, 1024, batch_invariant=False) == few
+    assert not fusedrnn.is_batch_invariant() and plan("lstm", 2, 1, 1024) == few
+    fusedrnn.set_batch_invariant(True)
+    try:
+        assert fusedrnn.is_batch_invariant()
+    finally:
+        fusedrnn.set_batch_invariant(False)
 
 
 def test_small_steps_stay_on_one_thread():
@@ -96,12 +121,12 @@ def test_a_single_step_shares_large_weights_rather_than_rows():
 
 def test_the_backward_of_one_sequence_packs_no_recurrent_weights():
     one, two = plan("lstm", 10, 1, 256, input_size=1024), plan("lstm", 10, 2, 256, input_size=1024)
-    assert "takes w_hh as it is" in one.reason and "takes w_hh as it is" not in two.reason
-    as_it_is = [plan("lstm", T, 1, H).reason.find("as it is") > 0 for T, H in ((32, 100), (33, 100), (500, 128))]
+    assert "backward takes w_hh as it is" in one.reason and "backward takes w_hh" not in two.reason
+    as_it_is = ["backward takes w_hh" in plan("lstm", T, 1, H).reason for T, H in ((32, 100), (33, 100), (500, 128))]
     assert as_it_is == [True, False, True], "rows across cache lines, of many steps, are packed"
-    far = [plan("gru", T, 1, 1024, threads=threads).reason.find("as it is") > 0 for T, threads in ((32, 1), (33, 1), (33, 8))]
+    far = ["backward takes w_hh" in plan("gru", T, 1, 1024, threads=threads).reason for T, threads in ((32, 1), (33, 1), (33, 8))]
     assert far == [True, False, True], "weights that come from afar in each of many steps are packed"
-    assert "as it is" not in plan("lstm", 10, 1, 1).reason, "a vector would end beyond the next row"
+    assert "backward takes w_hh" not in plan("lstm", 10, 1, 1).reason, "a vector would end beyond the next row"
 
 
 def test_the_gradients_of_weights_have_threads_of_their_own():
@@ -111,7 +136,7 @@ def test_the_gradients_of_weights_have_threads_of_their_own():
 
 
 def test_a_large_w_ih_is_packed_a_slice_at_a_time_for_few_rows():
-    few, many = plan("gru", 10, 1, 1024, threads=2), plan("gru", 10, 64, 1024, threads=2)
+    few, many = plan("gru", 20, 4, 1024, threads=2), plan("gru", 10, 64, 1024, threads=2)
     assert "a slice at a time" in few.reason and "a slice at a time" not in many.reason
     assert few.workspace_bytes < 0.7 * many.workspace_bytes
 

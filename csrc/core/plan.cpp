@@ -37,10 +37,17 @@ constexpr int64_t kSingleWorkPerThread = 1 << 16;
 // T=1 B=32, H=1024 3.5 -> 3.1 ms, H=512 0.91 -> 0.84.
 constexpr int64_t kLargeWeights = 4 << 20;
 
-// Depth from which a single step's products are dot products, which save packing and have sums over lanes to pay for. An
-// LSTMCell's call, one thread, in the time of packing a slice at a time: H=64 B=1 0.68, B=8 0.87, B=32 1.24, B=256 1.47; H=128
-// 0.47, B=32 1.07, 1.22; H=200 0.42, 1.01, 1.15; AVX2 H=64 0.63, 1.00, 1.13, H=128 0.44, 0.94, 1.04. That it does not depend
-// on the rows keeps a row's bits independent of the others.
+// Up to so many rows in all, of a depth's sixth at most, and steps, the forward's products are dot products with weights as they
+// are: what packing would take is more than the sums over lanes that they have to pay for. In the time of packed weights, B=1,
+// one thread and two: LSTM H=64 T=2 0.77 and 0.76, T=10 0.97; H=256 T=2 0.37 and 0.21, T=10 0.81 and 0.46; H=512 T=10 0.70;
+// RNN H=1024 T=10 0.70 and 0.68; B=4 T=10 H=512 0.90 and 0.77, AVX2 B=8 T=4 H=256 0.86. About this many rows break even:
+// LSTM H=64 B=4 T=4 1.03, H=128 B=4 T=10 1.04, H=650 1.09, H=512 B=42 T=1 0.99, B=64 1.04, and of more steps B=2 T=16 1.00 to
+// 1.3. They have other bits than packed weights.
+constexpr int64_t kDotRowsOfDepth = 6, kMostDotRows = 40, kMostDotSteps = 12;
+
+// Where bits may not depend on the number of rows, one step's products are dot products from this depth on. An LSTMCell's call,
+// one thread, in the time of packing a slice at a time: H=64 B=1 0.68, B=8 0.87, B=32 1.24, B=256 1.47; H=128 0.47, B=32 1.07,
+// 1.22; H=200 0.42, 1.01, 1.15; AVX2 H=64 0.63, 1.00, 1.13, H=128 0.44, 0.94, 1.04.
 constexpr int64_t kDotDepth = 64;
 
 // Rows that a step has on average, and the multiply-adds of its hidden-side product.
@@ -54,7 +61,7 @@ bool shares_weights(const Shape& s) {
 
 }  // namespace
 
-CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
+CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch_invariant) {
   const CellInfo cell = cell_info(s.cell);
   CpuPlan p{};
   p.isa = unit.name;
@@ -104,23 +111,26 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
   // Without a projection h is the hidden units: one owner for both sides of a step.
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, limit_of_one, p.vector_lanes);
   p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, limit_of_one, p.vector_lanes) : p.backward_chunk;
-  const auto weights = [&](int64_t depth) {
-    return s.steps > 1 ? Weights::packed : depth >= kDotDepth ? Weights::dots : Weights::sliced;
+  const Weights copied = s.steps > 1 ? Weights::packed : Weights::sliced, copied_inputs = p.inputs_at_once ? Weights::sliced : copied;
+  const auto dots_or = [&](Weights otherwise, int64_t depth) {
+    const bool few = s.steps <= kMostDotSteps && s.rows <= std::min(depth / kDotRowsOfDepth, kMostDotRows);
+    const bool dots = batch_invariant ? s.steps <= 1 && depth >= kDotDepth : few;
+    return dots ? Weights::dots : otherwise;
   };
-  p.input_weights = p.inputs_at_once ? Weights::sliced : weights(s.inputs);
-  p.hidden_weights = weights(s.projection);
-  const auto sums_or = [&](bool few, int64_t width, Weights otherwise) {
+  p.input_weights = dots_or(copied_inputs, s.inputs);
+  p.hidden_weights = dots_or(copied, s.projection);
+  const auto sums_or = [&](Weights otherwise, bool few, int64_t width) {
     const bool sums = few && width >= p.vector_lanes && !p.bfloat16_pairs;  // a vector ends in the row behind, not beyond it
-    return sums ? Weights::sums : otherwise == Weights::dots ? Weights::sliced : otherwise;
+    return sums ? Weights::sums : otherwise;
   };
   const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
-  p.backward_input_weights = sums_or(s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs, p.input_weights);
+  p.backward_input_weights = sums_or(copied_inputs, s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs);
   const bool whole_vectors = s.projection % p.vector_lanes == 0;
   const int64_t own_bytes = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts;  // of w_hh, of a thread
   p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
   const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && own_bytes < kFarWeights));
-  p.backward_hidden_weights = sums_or(one, s.projection, p.hidden_weights);
-  p.backward_projection_weights = p.hidden_weights == Weights::dots ? Weights::sliced : p.hidden_weights;
+  p.backward_hidden_weights = sums_or(copied, one, s.projection);
+  p.backward_projection_weights = copied;
   const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
   const int64_t stretch_width = s.directions * (gradient_width(s) + (s.projected ? s.projection : 0));
   p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
@@ -135,9 +145,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit) {
 
 std::string explain(const Shape& s, const CpuPlan& p) {
   std::ostringstream why;
-  if (s.steps <= 1)
-    why << "T = " << s.steps << ": weights are used once, so they are "
-        << (p.hidden_weights == Weights::dots ? "taken as they are, for dot products; " : "packed a slice at a time; ");
+  if (s.steps <= 1) why << "T = " << s.steps << ": weights are used once; ";
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
@@ -145,7 +153,9 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; one sequence, for which the backward takes w_hh as it is";
   if (p.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
-  if (p.inputs_at_once) why << "; few rows for so large a w_ih, which is packed a slice at a time";
+  if (p.inputs_at_once && p.input_weights == Weights::sliced) why << "; few rows for so large a w_ih, which is packed a slice at a time";
+  if (p.input_weights == Weights::dots) why << "; so few rows that the forward takes w_ih as it is, for dot products";
+  if (p.hidden_weights == Weights::dots) why << "; so few rows that the forward takes w_hh as it is, for dot products";
   if (p.far_saved) why << "; what a backward needs is written past the caches";
   if (p.bfloat16_pairs) why << "; products of bfloat16, summed in float32";
   if (s.rows < s.steps * s.batch && p.batch_parts > 1) why << "; sequences end at different steps, so each part has long and short ones";

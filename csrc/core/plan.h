@@ -50,7 +50,8 @@ struct CpuPlan {
   int64_t saved_bytes;      // kept from forward to backward besides y
 };
 
-CpuPlan plan_cpu(const Shape& shape, int threads, const VectorUnit& unit);
+// batch_invariant: no decision that shows in a row's bits may depend on how many others there are.
+CpuPlan plan_cpu(const Shape& shape, int threads, const VectorUnit& unit, bool batch_invariant);
 
 // Why the plan is what it is, for people; apart from it because a call may last but microseconds.
 std::string explain(const Shape& shape, const CpuPlan& plan);

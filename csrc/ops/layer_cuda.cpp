@@ -6,7 +6,7 @@
 #include "problem_cuda.h"
 #include "products_cuda.h"
 #include "recompute.h"
-#include "strategy.h"
+#include "settings.h"
 
 namespace fusedrnn::ops {
 namespace {

@@ -14,7 +14,7 @@
 #include "../cpu/team.h"
 #include "direct.h"
 #include "memory_cpu.h"
-#include "strategy.h"
+#include "settings.h"
 
 #define FUSEDRNN_STRING_OF(...) #__VA_ARGS__
 #define FUSEDRNN_STRING(...) FUSEDRNN_STRING_OF(__VA_ARGS__)
@@ -63,9 +63,9 @@ Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t
 }
 
 py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
-              const std::string& dtype, int threads) {
+              const std::string& dtype, int threads, bool batch_invariant) {
   const Shape shape = shape_of(cell, T, B, I, H, P, D, dtype);
-  const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit);
+  const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit, batch_invariant);
   py::dict d;
   d["strategy"] = p.strategy;
   d["isa"] = p.isa;
@@ -149,13 +149,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.doc() = "Build information and plans of fusedrnn; the operators live in torch.ops.fusedrnn.";
   m.def("build_info", &build_info);
   m.def("plan", &plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
-        py::arg("P") = 0, py::arg("D") = 1, py::arg("dtype") = "float32", py::arg("threads") = 1);
+        py::arg("P") = 0, py::arg("D") = 1, py::arg("dtype") = "float32", py::arg("threads") = 1,
+        py::arg("batch_invariant") = false);
   m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
         py::arg("P"), py::arg("D"), py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
         py::arg("shared_bytes"), py::arg("max_cluster"));
   m.def("cuda_devices", &cuda_devices);
   m.def("requested_strategy", &ops::requested_strategy);
   m.def("request_strategy", &ops::request_strategy, py::arg("name"));
+  m.def("batch_invariant", &ops::batch_invariant);
+  m.def("set_batch_invariant", &ops::set_batch_invariant, py::arg("enabled"));
   m.def("cells", &cells);
   m.def("direct", &ops::direct, py::arg("name"), py::arg("general"));
   m.def("available_isas", &available_isas);

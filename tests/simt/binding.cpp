@@ -7,7 +7,7 @@
 
 #include "../../csrc/ops/device.h"
 #include "../../csrc/ops/signature.h"
-#include "../../csrc/ops/strategy.h"
+#include "../../csrc/ops/settings.h"
 #include "executor.h"
 
 namespace py = pybind11;

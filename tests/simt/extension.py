@@ -17,7 +17,7 @@ SOURCES = [
     "csrc/ops/problem_cuda.cpp",
     "csrc/ops/products_cuda.cpp",
     "csrc/ops/recompute.cpp",
-    "csrc/ops/strategy.cpp",
+    "csrc/ops/settings.cpp",
     "tests/simt/binding.cpp",
     "tests/simt/executor.cpp",
     "tests/simt/kernels.cpp",

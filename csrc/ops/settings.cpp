@@ -1,4 +1,4 @@
-#include "strategy.h"
+#include "settings.h"
 
 #include <atomic>
 #include <stdexcept>
@@ -8,6 +8,7 @@ namespace {
 
 constexpr const char* kNames[] = {"auto", "stepwise", "persistent"};
 std::atomic<const char*> requested{kNames[0]};
+std::atomic<bool> invariant{false};
 
 }  // namespace
 
@@ -22,5 +23,9 @@ void request_strategy(const std::string& name) {
   }
   throw std::invalid_argument("strategy must be auto, stepwise or persistent; got '" + name + "'");
 }
+
+bool batch_invariant() { return invariant; }
+
+void set_batch_invariant(bool enabled) { invariant = enabled; }
 
 }  // namespace fusedrnn::ops
