@@ -227,8 +227,8 @@ def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, th
         assert torch.equal(together[name], alone[name]), name
 
 
-# The backward takes weights as they are where there is but one sequence, or few rows of the inputs in all: the same bits
-# as with many, for rows that fill no whole vectors, that do and that are long (2 KB), and with units shared by threads.
+# The backward takes weights as they are where there are few rows in all, or but one sequence: the same bits as with many, for
+# rows that fill no whole vectors, that do and that are long (2 KB), and with units shared by threads.
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize(
     "T, I, H", [(1, 5, 7), (3, 33, 50), (4, 65, 17), (12, 130, 96), (13, 20, 100), (40, 16, 64), (3, 530, 530)]
@@ -236,7 +236,7 @@ def test_weights_packed_past_the_caches_give_the_same_bits(dtype, H, kernels, th
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.cpu
-def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, count, kernels, threads, batch_invariant):
+def test_few_sequences_have_the_bits_that_they_have_among_many(kind, T, I, H, dtype, count, kernels, threads, batch_invariant):
     threads(count)
     B = 14
     ours = make(kind, I, H, dtype=dtype, bidirectional=True)[0]
@@ -248,9 +248,9 @@ def test_one_sequence_has_the_bits_that_it_has_among_many(kind, T, I, H, dtype, 
         return y, *torch.autograd.grad(y, [own, first], d_y[:, chosen])
 
     whole = rows(slice(None))
-    for b in (0, 13):
-        for name, one, all_rows in zip(("y", "d_x", "d_h_0"), rows([b]), whole):
-            assert torch.equal(one, all_rows[:, [b]]), (name, b)
+    for chosen in ([0], [13], [2, 3], [1, 5, 6, 8, 9], list(range(8))):
+        for name, few, all_rows in zip(("y", "d_x", "d_h_0"), rows(chosen), whole):
+            assert torch.equal(few, all_rows[:, chosen]), (name, chosen)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

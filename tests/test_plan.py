@@ -119,12 +119,13 @@ def test_a_single_step_shares_large_weights_rather_than_rows():
     assert plan("lstm", 2, 64, 1024, threads=2).batch_parts == 2
 
 
-def test_the_backward_of_one_sequence_packs_no_recurrent_weights():
-    one, two = plan("lstm", 10, 1, 256, input_size=1024), plan("lstm", 10, 2, 256, input_size=1024)
-    assert "backward takes w_hh as it is" in one.reason and "backward takes w_hh" not in two.reason
-    as_it_is = ["backward takes w_hh" in plan("lstm", T, 1, H).reason for T, H in ((32, 100), (33, 100), (500, 128))]
+def test_the_backward_of_few_rows_or_one_sequence_packs_no_recurrent_weights():
+    one, few, many = (plan("lstm", T, B, 256, input_size=1024) for T, B in ((41, 1), (2, 10), (21, 2)))
+    assert "backward takes w_hh as it is" in one.reason and "backward takes w_hh as it is" in few.reason
+    assert "backward takes w_hh" not in many.reason
+    as_it_is = ["backward takes w_hh" in plan("lstm", T, 1, H).reason for T, H in ((40, 100), (41, 100), (500, 128))]
     assert as_it_is == [True, False, True], "rows across cache lines, of many steps, are packed"
-    far = ["backward takes w_hh" in plan("gru", T, 1, 1024, threads=threads).reason for T, threads in ((32, 1), (33, 1), (33, 8))]
+    far = ["backward takes w_hh" in plan("gru", T, 1, 1024, threads=threads).reason for T, threads in ((40, 1), (41, 1), (41, 8))]
     assert far == [True, False, True], "weights that come from afar in each of many steps are packed"
     assert "backward takes w_hh" not in plan("lstm", 10, 1, 1).reason, "a vector would end beyond the next row"
 

@@ -123,20 +123,24 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch
     const bool sums = few && width >= p.vector_lanes && !p.bfloat16_pairs;  // a vector ends in the row behind, not beyond it
     return sums ? Weights::sums : otherwise;
   };
-  const bool short_rows = s.inputs * bytes_of(s.weights) < kLongRow;
-  p.backward_input_weights = sums_or(copied_inputs, s.rows <= 1 || (s.rows <= kSummedRows && short_rows), s.inputs);
+  const bool whole_lines = unit.vector_bytes == kWidestVector;
+  const auto few = [&](int64_t width, bool any_width) {
+    const bool far_apart = !any_width && width * bytes_of(s.weights) >= kFarRow;
+    return s.rows <= (far_apart ? kFewestSummedRows : whole_lines ? kSummedRows : kSummedRows / 2);
+  };
+  p.backward_input_weights = sums_or(copied_inputs, few(s.inputs, false), s.inputs);
   const bool whole_vectors = s.projection % p.vector_lanes == 0;
   const int64_t own_bytes = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts;  // of w_hh, of a thread
   p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
-  const bool one = s.batch == 1 && (s.steps <= kSummedSteps || (whole_vectors && own_bytes < kFarWeights));
-  p.backward_hidden_weights = sums_or(copied, one, s.projection);
+  const bool one = s.batch == 1 && (s.steps <= kSummedRows || (whole_vectors && own_bytes < kFarWeights));
+  p.backward_hidden_weights = sums_or(copied, one || few(s.projection, whole_lines), s.projection);
   p.backward_projection_weights = copied;
   const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
   const int64_t stretch_width = s.directions * (gradient_width(s) + (s.projected ? s.projection : 0));
   p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
                                s.element_bytes * (backward_workspace(s, p).total + gradient_workspace(s, p).total) +
                                    stored * p.stretch_rows * stretch_width);
-  const bool whole_lines_saved = unit.vector_bytes == kWidestVector && !p.bfloat16_pairs && s.hidden % p.vector_lanes == 0;
+  const bool whole_lines_saved = whole_lines && !p.bfloat16_pairs && s.hidden % p.vector_lanes == 0;
   p.far_saved = whole_lines_saved && s.rows * s.directions * cell.saved * s.hidden * s.element_bytes >= kFarSaved;
   const int64_t saved = ((cell.saved ? cell.slots() : 0) + s.projected) * s.hidden, cells = (cell.states - 1) * s.hidden;
   p.saved_bytes = s.rows * s.directions * (saved * stored + cells * s.element_bytes);
@@ -151,7 +155,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
-  if (p.backward_hidden_weights == Weights::sums) why << "; one sequence, for which the backward takes w_hh as it is";
+  if (p.backward_hidden_weights == Weights::sums) why << "; so few rows, or one sequence, that the backward takes w_hh as it is";
   if (p.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
   if (p.inputs_at_once && p.input_weights == Weights::sliced) why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.input_weights == Weights::dots) why << "; so few rows that the forward takes w_ih as it is, for dot products";

@@ -129,14 +129,20 @@ constexpr int64_t kAheadRows = 48;
 // the cache. GRU, B=1 H=1024: T=10 from 4.0 to 2.4 ms, T=100 from 18 to 15.
 constexpr int64_t kRowsAtOnce = 256, kInputWeightsAtOnce = 3 << 20;
 
-// The backward takes w_hh as it is for a single sequence, whose steps read it at the rate of packed weights; but for no more
-// than so many steps where its rows fill no whole vectors, and so lie across cache lines. It takes w_ih as it is for so many
-// rows in all. In the time of packed weights, one thread, AVX-512, B=1: LSTM T=10 H=128 0.68, H=256 0.59; T=128 H=64 0.99,
-// H=256 0.94; H=100 T=10 0.85; GRU H=100 T=100 1.13. Two sequences, of whole vectors: 0.85 to 0.98, and to 1.15 with AVX2.
-constexpr int64_t kSummedSteps = 32, kSummedRows = 12;
+// The backward takes weights as they are for so many rows in all (half as many where a vector is less than a cache line), and
+// w_hh for a single sequence, whose steps read it at the rate of packed weights; but for no more than so many steps where its rows
+// fill no whole vectors, and so lie across cache lines. In the time of packed weights, a training step, AVX-512, one thread and
+// two: LSTM H=256 B=2 T=2 0.80 and 0.85, B=4 T=10 0.88 and 0.93, B=16 T=2 0.87 and 0.86; GRU H=256 B=4 T=10 0.90 and 0.81, H=650
+// 0.87 and 0.88; RNN H=64 0.98; of 60 to 160 rows 0.94 to 1.03. AVX2, one thread, GRU H=256 B=2 T=10 0.88, B=4 T=10 1.04, B=6
+// 1.27. One row, T=128, AVX-512: LSTM H=64 0.99, H=256 0.94; GRU H=100 T=100 1.13.
+constexpr int64_t kSummedRows = 40;
+
+// Fewer where a matrix's rows are so many bytes, a page, and share a set of the first-level cache: RNN H=1024, one thread, w_ih
+// AVX-512 B=2 T=2 0.87, B=4 T=10 1.05; AVX2 0.93 and 1.16. Of w_hh with AVX-512 0.78 and 1.03, and on two threads 0.55 and 0.86.
+constexpr int64_t kFewestSummedRows = 8, kFarRow = 4096;
 
 // Bytes of the weights that a thread multiplies with, from which they come from afar in every step. The forward then packs them
-// past the caches, which fetches nothing that is overwritten, and no more than kSummedSteps steps of the backward take them as
+// past the caches, which fetches nothing that is overwritten, and no more than kSummedRows steps of the backward take them as
 // they are. In the time without that, B=1: forward T=10, GRU H=1024 0.77, LSTM H=512 0.83; backward T=100, one thread and two,
 // GRU H=1024 0.92 and 0.78, LSTM H=512 0.96 and 0.88. A quarter as many are in a cache when the next call comes: LSTM H=256,
 // T=10 inference 1.2 to 1.5 of the time.
