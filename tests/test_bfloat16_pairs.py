@@ -55,6 +55,14 @@ def test_beyond_pieces_and_slices(kind, T, B, I, H, pairs):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# Columns beyond whole vectors, an odd number of rows in two slices.
+def test_gradients_of_weights_of_every_width(pairs):
+    for I in [*range(1, 19), 33, 40]:
+        ours, torchs, truth = make("rnn_tanh", I, 37, dtype=LOW)
+        x = random(101, 3, I, dtype=LOW)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
 @pytest.mark.parametrize("T", [1, 4])
 @pytest.mark.parametrize("H, P", [(9, 1), (33, 8), (130, 65), (300, 263)])
 def test_projections(H, P, T, pairs):

@@ -193,6 +193,18 @@ def test_gradients_of_weights_in_blocks_of_every_height(dtype, kernels):
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# Columns of every number beyond whole vectors, which are summed with outputs in the vectors or not, for outputs that fill panels or
+# not; an odd number of rows in two slices, shared by two threads.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("H", [5, 37])
+def test_gradients_of_weights_of_every_width(H, dtype, kernels, threads):
+    threads(2)
+    for I in range(1, 35):
+        ours, torchs, truth = make("rnn_tanh", I, H, dtype=dtype, device=kernels)
+        x = random(101, 3, I, dtype=dtype, device=kernels)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
 # Sums of 2 MB and more, of at most a slice's rows (256), are written past the caches where their rows are whole cache lines;
 # others, of more rows or of 741 or 730 columns, are not.
 @pytest.mark.parametrize("B, I, H", [(7, 736, 720), (2, 720, 741), (90, 730, 720)])
