@@ -50,13 +50,44 @@ constexpr int64_t kDotRowsOfDepth = 6, kMostDotRows = 40, kMostDotSteps = 12;
 // 1.22; H=200 0.42, 1.01, 1.15; AVX2 H=64 0.63, 1.00, 1.13, H=128 0.44, 0.94, 1.04.
 constexpr int64_t kDotDepth = 64;
 
-// Rows that a step has on average, and the multiply-adds of its hidden-side product.
+// Rows that a step has on average, the weights of its hidden-side product, and its multiply-adds.
 int64_t step_rows(const Shape& s) { return s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1; }
-int64_t step_work(const Shape& s) { return step_rows(s) * cell_info(s.cell).gates * s.hidden * s.projection; }
+int64_t step_weights(const Shape& s) { return cell_info(s.cell).gates * s.hidden * s.projection; }
+int64_t step_work(const Shape& s) { return step_rows(s) * step_weights(s); }
 
 // A single step reads every weight once a thread that works on it.
 bool shares_weights(const Shape& s) {
   return s.steps <= 1 && cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) * bytes_of(s.weights) >= kLargeWeights;
+}
+
+// How each product uses its weights, the rest being known: packed for all steps, or a slice at a time, or as they are.
+void choose_weights(const Shape& s, const VectorUnit& unit, bool batch_invariant, CpuPlan& p) {
+  const Weights copied = s.steps > 1 ? Weights::packed : Weights::sliced;
+  const Weights copied_inputs = p.inputs_at_once ? Weights::sliced : copied;
+  const auto dots_or = [&](Weights otherwise, int64_t depth) {
+    const bool few = s.steps <= kMostDotSteps && s.rows <= std::min(depth / kDotRowsOfDepth, kMostDotRows);
+    const bool dots = batch_invariant ? s.steps <= 1 && depth >= kDotDepth : few;
+    return dots ? Weights::dots : otherwise;
+  };
+  p.input_weights = dots_or(copied_inputs, s.inputs);
+  p.hidden_weights = dots_or(copied, s.projection);
+
+  const bool whole_lines = unit.vector_bytes == kWidestVector, whole_vectors = s.projection % p.vector_lanes == 0;
+  const int64_t own_bytes = step_weights(s) * bytes_of(s.weights) / p.unit_parts;  // of w_hh, of a thread
+  const auto few = [&](int64_t width, bool any_width) {
+    const bool far_apart = !any_width && width * bytes_of(s.weights) >= kFarRow;
+    return s.rows <= (far_apart ? kFewestSummedRows : whole_lines ? kSummedRows : kSummedRows / 2);
+  };
+  const bool one = s.batch == 1 && (s.steps <= kSummedRows || (whole_vectors && own_bytes < kFarWeights));
+  const auto sums_or = [&](Weights otherwise, bool wanted, int64_t width) {
+    const bool sums = wanted && width >= p.vector_lanes && !p.bfloat16_pairs;  // a vector ends in the row behind, not beyond it
+    return sums ? Weights::sums : otherwise;
+  };
+  p.backward_input_weights = sums_or(copied_inputs, few(s.inputs, false), s.inputs);
+  p.backward_hidden_weights = sums_or(copied, one || few(s.projection, whole_lines), s.projection);
+  p.backward_projection_weights = copied;
+
+  p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
 }
 
 }  // namespace
@@ -111,36 +142,13 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch
   // Without a projection h is the hidden units: one owner for both sides of a step.
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, limit_of_one, p.vector_lanes);
   p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, limit_of_one, p.vector_lanes) : p.backward_chunk;
-  const Weights copied = s.steps > 1 ? Weights::packed : Weights::sliced, copied_inputs = p.inputs_at_once ? Weights::sliced : copied;
-  const auto dots_or = [&](Weights otherwise, int64_t depth) {
-    const bool few = s.steps <= kMostDotSteps && s.rows <= std::min(depth / kDotRowsOfDepth, kMostDotRows);
-    const bool dots = batch_invariant ? s.steps <= 1 && depth >= kDotDepth : few;
-    return dots ? Weights::dots : otherwise;
-  };
-  p.input_weights = dots_or(copied_inputs, s.inputs);
-  p.hidden_weights = dots_or(copied, s.projection);
-  const auto sums_or = [&](Weights otherwise, bool few, int64_t width) {
-    const bool sums = few && width >= p.vector_lanes && !p.bfloat16_pairs;  // a vector ends in the row behind, not beyond it
-    return sums ? Weights::sums : otherwise;
-  };
-  const bool whole_lines = unit.vector_bytes == kWidestVector;
-  const auto few = [&](int64_t width, bool any_width) {
-    const bool far_apart = !any_width && width * bytes_of(s.weights) >= kFarRow;
-    return s.rows <= (far_apart ? kFewestSummedRows : whole_lines ? kSummedRows : kSummedRows / 2);
-  };
-  p.backward_input_weights = sums_or(copied_inputs, few(s.inputs, false), s.inputs);
-  const bool whole_vectors = s.projection % p.vector_lanes == 0;
-  const int64_t own_bytes = cell.gates * s.hidden * s.projection * bytes_of(s.weights) / p.unit_parts;  // of w_hh, of a thread
-  p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
-  const bool one = s.batch == 1 && (s.steps <= kSummedRows || (whole_vectors && own_bytes < kFarWeights));
-  p.backward_hidden_weights = sums_or(copied, one || few(s.projection, whole_lines), s.projection);
-  p.backward_projection_weights = copied;
+  choose_weights(s, unit, batch_invariant, p);
   const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
   const int64_t stretch_width = s.directions * (gradient_width(s) + (s.projected ? s.projection : 0));
   p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
                                s.element_bytes * (backward_workspace(s, p).total + gradient_workspace(s, p).total) +
                                    stored * p.stretch_rows * stretch_width);
-  const bool whole_lines_saved = whole_lines && !p.bfloat16_pairs && s.hidden % p.vector_lanes == 0;
+  const bool whole_lines_saved = unit.vector_bytes == kWidestVector && !p.bfloat16_pairs && s.hidden % p.vector_lanes == 0;
   p.far_saved = whole_lines_saved && s.rows * s.directions * cell.saved * s.hidden * s.element_bytes >= kFarSaved;
   const int64_t saved = ((cell.saved ? cell.slots() : 0) + s.projected) * s.hidden, cells = (cell.states - 1) * s.hidden;
   p.saved_bytes = s.rows * s.directions * (saved * stored + cells * s.element_bytes);
@@ -157,7 +165,8 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; so few rows, or one sequence, that the backward takes w_hh as it is";
   if (p.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
-  if (p.inputs_at_once && p.input_weights == Weights::sliced) why << "; few rows for so large a w_ih, which is packed a slice at a time";
+  if (p.inputs_at_once && p.input_weights == Weights::sliced)
+    why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.input_weights == Weights::dots) why << "; so few rows that the forward takes w_ih as it is, for dot products";
   if (p.hidden_weights == Weights::dots) why << "; so few rows that the forward takes w_hh as it is, for dot products";
   if (p.far_saved) why << "; what a backward needs is written past the caches";

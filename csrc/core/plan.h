@@ -149,9 +149,9 @@ constexpr int64_t kFewestSummedRows = 8, kFarRow = 4096;
 constexpr int64_t kFarWeights = 2 << 20;
 
 // For a single row so many panels of w_hh stand side by side, where a thread has from so many bytes of it to so many: it reads
-// them as one stream then. In the time of panels one behind the other, B=1 T=128 inference, one thread: LSTM H=176 0.96, H=200 0.93, H=224 0.91, H=256 0.95, GRU H=256 0.96,
-// RNN H=400 0.95; AVX2 H=200 0.95, H=256 0.97, GRU H=256 0.96, RNN H=400 0.92. What a first cache holds much of takes 1.0 to
-// 1.1, more than fits in a second one 0.97 to 1.03.
+// them as one stream then. In the time of panels one behind the other, B=1 T=128 inference, one thread: LSTM H=176 0.96, H=200
+// 0.93, H=224 0.91, H=256 0.95, GRU H=256 0.96, RNN H=400 0.95; AVX2 H=200 0.95, H=256 0.97, GRU H=256 0.96, RNN H=400 0.92.
+// What a first cache holds much of takes 1.0 to 1.1, more than fits in a second one 0.97 to 1.03.
 constexpr int kPanelsBeside = 4;
 constexpr int64_t kBesideWeights = 448 << 10, kMostBesideWeights = 5 << 18;
 
