@@ -2,7 +2,6 @@
 // function; and how long arithmetic in registers takes, which nothing but other users of the processor can change.
 // benchmarks/machine.py compiles this.
 #define _GNU_SOURCE
-#include <math.h>
 #include <omp.h>
 #include <sched.h>
 #include <string.h>
@@ -85,12 +84,16 @@ double work_seconds(int times, int threads, float* sum) {
 // Ends the threads of these functions, which would otherwise wait on a processor for a while.
 void rest(void) { omp_pause_resource_all(omp_pause_hard); }
 
-// 1 / (1 + e^-x), as cheap as a compiler makes it of vectors: e^-x = 2^k · 2^r, |r| <= 1/2. The polynomial is 2e-6 off, more
-// than a cell may be: what is exact takes longer, so it remains a ceiling.
+// 1 / (1 + e^-x), as cheap as can be: e^-x = 2^n · 2^r, |r| <= 1/2, where a sum with a large number rounds to n and leaves the bits
+// of 2^n. The polynomial is 3e-6 off, more than a cell may be, and no x is kept from overflowing: what is exact takes longer, so
+// it remains a ceiling.
 static inline float logistic(float x) {
-  float t = -1.44269504f * x, k = rintf(t), r = t - k, scale;
-  float p = 1 + r * (0.69314718f + r * (0.24022651f + r * (0.05550332f + r * (0.00967074f + r * 0.00132697f))));
-  int bits = ((int)k + 127) << 23;
+  const float large = 12582912 + 127;  // 1.5·2^23, and the bias of exponents
+  float shifted = -1.44269504f * x + large, r = -1.44269504f * x - (shifted - large), scale;
+  float p = 0.99999926f + r * (0.693121815f + r * (0.240247448f + r * (0.0559178603f + r * 0.00957010201f)));
+  unsigned bits;
+  memcpy(&bits, &shifted, sizeof bits);
+  bits <<= 23;
   memcpy(&scale, &bits, sizeof scale);
   return 1 / (1 + p * scale);
 }

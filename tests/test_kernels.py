@@ -35,6 +35,32 @@ def test_every_block_edge(kind, B, H, dtype, kernels):
     assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# The errors of csrc/core/math.h over all that a gate may be given, in units of half of epsilon, the rounding of a number just below
+# 1: of tanh and of the logistic function themselves and, of tanh everywhere, in relation to the value.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_activations_over_the_whole_range(dtype, kernels):
+    largest = 87 if dtype == torch.float32 else 700
+    wide, small = torch.linspace(-largest, largest, 100_001), torch.logspace(-30, 0.5, 20_001)
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 1e30, -1e30])
+    x = torch.cat((wide, torch.linspace(-9, 9, 100_001), small, -small, special)).to(kernels, dtype).view(1, -1, 1)
+    rnn, lstm = (cell(1, 1, device=kernels, dtype=dtype) for cell in (fusedrnn.RNN, fusedrnn.LSTM))
+    with torch.no_grad():
+        for p in (*rnn.parameters(), *lstm.parameters()):
+            p.zero_()
+        rnn.weight_ih_l0[0] = 1
+        lstm.weight_ih_l0[0], lstm.bias_ih_l0[2] = 1, 30  # c = i · tanh(30) = i
+        tanh, logistic = rnn(x)[0].flatten().double(), lstm(x)[1][1].flatten().double()
+    x = x.flatten().double()
+    true_tanh, true_logistic = x.tanh(), x.sigmoid()
+    assert torch.equal(tanh[x.isinf()], x[x.isinf()].sign())  # of the LSTM's other gates, 0 · inf
+    assert tanh[x.isnan()].isnan().all() and logistic[x.isnan()].isnan().all()
+    error = lambda ours, true: (ours - true).abs() / (torch.finfo(dtype).eps / 2)
+    finite, near = x.isfinite(), x.abs() < 20
+    assert error(tanh, true_tanh)[finite].max() < 3.5 and error(logistic, true_logistic)[finite].max() < 2.5
+    assert (error(tanh, true_tanh) / true_tanh.abs())[finite & (x != 0)].max() < 6
+    assert (error(logistic, true_logistic) / true_logistic)[near].max() < 24  # 8 where products are added exactly
+
+
 @pytest.fixture(params=[32, 48], ids="first cache of {} KB".format)
 def first_cache(request):
     before = _ops._C.pretend_first_cache(request.param << 10)

@@ -2,10 +2,12 @@
 // like one: the CPU kernels give them vectors (cpu/lanes.inc), for which they overload the four functions that look into a
 // number: two_to, clamp, positive_part and where_positive.
 //
-// Both rest on expm1: x = n·ln2 + r with |r| <= ln2/2, expm1(x) = 2^n·expm1(r) + (2^n - 1).
-// expm1(r) is its Taylor polynomial, r·(1 + r/2 + r²/6 + ...), cut where the next term is below half
-// a unit in the last place: r^8/8! = 5e-9 (float), r^14/14! = 4e-18 (double). Because expm1 keeps its
-// relative accuracy at 0, so does tanh(x) = expm1(2x) / (expm1(2x) + 2).
+// Both rest on expm1: a·x = n·ln2 + r with |r| <= ln2/2, expm1(a·x) = 2^n·expm1(r) + (2^n - 1), where a is -1 for the logistic
+// function and 2 for tanh. expm1(r)/r is the polynomial of the smallest relative error whose first coefficients are 1 and, for
+// float, 1/2: 1.4e-8 (float, 6 terms) and 2.1e-17 (double, 11). Because expm1 keeps its relative accuracy at 0, so does
+// tanh(x) = expm1(2x) / (expm1(2x) + 2). Beside Taylor's polynomial of as little error, ln2 in two parts and a and 2^n made by
+// instructions of their own: AVX-512 and AVX2 on Zen 5, a vector's logistic function 2.4 -> 1.8 ns, tanh 2.6 -> 2.0, with the same
+// errors but in the logistic function's tail: at -20, relative to it, 4 (float) and 8 (double) times half of epsilon for 3.
 // NaN passes through: every clamp is a comparison that NaN fails.
 #pragma once
 
@@ -22,59 +24,56 @@ struct FloatTraits : FloatTraits<typename T::Element> {};
 
 template <>
 struct FloatTraits<float> {
-  using Bits = int32_t;
-  static constexpr int mantissa = 23, bias = 127, degree = 7;
-  static constexpr float round = 12582912.0f;  // 1.5·2^23: adding it rounds to an integer
-  static constexpr float ln2_hi = 0.693145751953125f, ln2_lo = 1.42860677e-6f;
+  using Bits = uint32_t;
+  static constexpr int mantissa = 23, terms = 6;
+  static constexpr float round = 12582912.0f + 127;  // 1.5·2^23: adding it rounds to an integer; and the exponents' bias
+  static constexpr double expm1[terms] = {1.0, 0.5, 0.166665485222033, 0.0416668545074216, 0.00836606674248423, 0.00138982316577488};
   static constexpr float exp_max = 88.0f, tanh_max = 10.0f;  // tanh(10) rounds to 1
 };
 
 template <>
 struct FloatTraits<double> {
-  using Bits = int64_t;
-  static constexpr int mantissa = 52, bias = 1023, degree = 13;
-  static constexpr double round = 6755399441055744.0;  // 1.5·2^52
-  static constexpr double ln2_hi = 0.693147180369123816490, ln2_lo = 1.90821492927058770002e-10;
+  using Bits = uint64_t;
+  static constexpr int mantissa = 52, terms = 11;
+  static constexpr double round = 6755399441055744.0 + 1023;  // 1.5·2^52
+  static constexpr double expm1[terms] = {1.0,
+                                          0.500000000000000646,
+                                          0.166666666666666965,
+                                          0.0416666666665620748,
+                                          0.00833333333329308671,
+                                          0.00138888889362951431,
+                                          0.000198412699872870775,
+                                          0.0000248014996098439721,
+                                          2.7557116560936373e-6,
+                                          2.76282883810958534e-7,
+                                          2.51614554810408272e-8};
   static constexpr double exp_max = 708.0, tanh_max = 20.0;
 };
 
-// 1/k! for the Taylor polynomial.
-template <int k>
-constexpr double inverse_factorial = inverse_factorial<k - 1> / k;
-template <>
-inline constexpr double inverse_factorial<1> = 1.0;
+// a^n
+constexpr double power(double a, int n) { return n == 0 ? 1.0 : a * power(a, n - 1); }
 
-template <int n, class T>
-FUSEDRNN_INLINE T power_of_two(T r) {  // r^n
+// Terms [k, k + n) of expm1(a·r)/r, divided by r^k: pairs of them, then pairs of pairs, so that the chain of dependent ones, which
+// is what an epilogue waits for, is shorter than by Horner's rule.
+template <int a, int k, int n, class T>
+FUSEDRNN_INLINE T expm1_terms(T r, T r2, T r4) {
   if constexpr (n == 1) {
-    return r;
+    constexpr double term = FloatTraits<T>::expm1[k] * power(a, k + 1);
+    return T(term);
+  } else if constexpr (n == 2) {
+    return expm1_terms<a, k, 1>(r, r2, r4) + r * expm1_terms<a, k + 1, 1>(r, r2, r4);
   } else {
-    const T root = power_of_two<n / 2>(r);
-    return root * root;
+    constexpr int low = n > 6 ? 4 : 2;
+    return expm1_terms<a, k, low>(r, r2, r4) + (low == 4 ? r4 : r2) * expm1_terms<a, k + low, n - low>(r, r2, r4);
   }
 }
 
-// The n terms 1/k! + r/(k+1)! + ... by Estrin's scheme: a few multiplications more than by Horner's rule, but the
-// chain of dependent ones, which is what an epilogue waits for, is half as long.
-template <int k, int n, class T>
-FUSEDRNN_INLINE T expm1_terms(T r) {
-  if constexpr (n == 1) {
-    return T(inverse_factorial<k>);
-  } else {
-    constexpr int low = n > 8 ? 8 : n > 4 ? 4 : n > 2 ? 2 : 1;
-    return expm1_terms<k, low>(r) + power_of_two<low>(r) * expm1_terms<k + low, n - low>(r);
-  }
-}
-
-// 2^n, of n + F::round.
+// 2^n, of n + F::round, whose last bits are then those of its exponent.
 template <class T>
 FUSEDRNN_INLINE T two_to(T shifted) {
-  using F = FloatTraits<T>;
-  typename F::Bits bits, zero;
-  const T origin = F::round;
+  typename FloatTraits<T>::Bits bits;
   std::memcpy(&bits, &shifted, sizeof(T));
-  std::memcpy(&zero, &origin, sizeof(T));
-  bits = (bits - zero + F::bias) << F::mantissa;
+  bits <<= FloatTraits<T>::mantissa;
   T scale;
   std::memcpy(&scale, &bits, sizeof(T));
   return scale;
@@ -98,28 +97,28 @@ FUSEDRNN_INLINE T where_positive(T x, T value) {
   return x > T(0) ? value : T(0);
 }
 
-// 2^n and expm1(r) of x = n·ln2 + r, for |x| <= exp_max.
-template <class T>
+// 2^n and expm1(r) of a·x = n·ln2 + r, for |a·x| <= exp_max.
+template <int a, class T>
 FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
   using F = FloatTraits<T>;
-  const T shifted = x * T(1.4426950408889634) + T(F::round);
+  const T shifted = x * T(a * 1.4426950408889634) + T(F::round);
   const T n = shifted - T(F::round);
-  const T r = (x - n * T(F::ln2_hi)) - n * T(F::ln2_lo);
+  const T r = x - n * T(0.693147180559945309 / a), r2 = r * r;  // r/a
   scale = two_to(shifted);
-  tail = r * expm1_terms<1, F::degree>(r);
+  tail = r * expm1_terms<a, 0, F::terms>(r, r2, r2 * r2);
 }
 
 template <class T>
 FUSEDRNN_INLINE T sigmoid(T x) {
   T scale, tail;
-  split_exp(clamp(-x, T(FloatTraits<T>::exp_max)), scale, tail);
-  return T(1) / (T(1) + scale + scale * tail);
+  split_exp<-1>(clamp(x, T(FloatTraits<T>::exp_max)), scale, tail);
+  return T(1) / (T(1) + scale * (T(1) + tail));
 }
 
 template <class T>
 FUSEDRNN_INLINE T tanh(T x) {
   T scale, tail;
-  split_exp(T(2) * clamp(x, T(FloatTraits<T>::tanh_max)), scale, tail);
+  split_exp<2>(clamp(x, T(FloatTraits<T>::tanh_max)), scale, tail);
   const T e = scale * tail + (scale - T(1));
   return e / (e + T(2));
 }
