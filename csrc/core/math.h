@@ -50,15 +50,18 @@ struct FloatTraits<double> {
   static constexpr double exp_max = 708.0, tanh_max = 20.0;
 };
 
-// a^n
-constexpr double power(double a, int n) { return n == 0 ? 1.0 : a * power(a, n - 1); }
+// a^n; no function, which nvcc would want to be one of the device's.
+template <int a, int n>
+constexpr double power = a * power<a, n - 1>;
+template <int a>
+constexpr double power<a, 0> = 1.0;
 
 // Terms [k, k + n) of expm1(a·r)/r, divided by r^k: pairs of them, then pairs of pairs, so that the chain of dependent ones, which
 // is what an epilogue waits for, is shorter than by Horner's rule.
 template <int a, int k, int n, class T>
 FUSEDRNN_INLINE T expm1_terms(T r, T r2, T r4) {
   if constexpr (n == 1) {
-    constexpr double term = FloatTraits<T>::expm1[k] * power(a, k + 1);
+    constexpr double term = FloatTraits<T>::expm1[k] * power<a, k + 1>;
     return T(term);
   } else if constexpr (n == 2) {
     return expm1_terms<a, k, 1>(r, r2, r4) + r * expm1_terms<a, k + 1, 1>(r, r2, r4);
