@@ -58,7 +58,8 @@ def test_activations_over_the_whole_range(dtype, kernels):
     finite, near = x.isfinite(), x.abs() < 20
     assert error(tanh, true_tanh)[finite].max() < 3.5 and error(logistic, true_logistic)[finite].max() < 2.5
     assert (error(tanh, true_tanh) / true_tanh.abs())[finite & (x != 0)].max() < 6
-    assert (error(logistic, true_logistic) / true_logistic)[near].max() < 24  # 8 where products are added exactly
+    rounds_products = kernels.type == "cpu" and _ops.build_info()["cpu kernels"] == "portable"  # before they are added
+    assert (error(logistic, true_logistic) / true_logistic)[near].max() < (24 if rounds_products else 10)
 
 
 @pytest.fixture(params=[32, 48], ids="first cache of {} KB".format)
