@@ -253,6 +253,23 @@ def test_few_sequences_have_the_bits_that_they_have_among_many(kind, T, I, H, dt
             assert torch.equal(few, all_rows[:, chosen]), (name, chosen)
 
 
+# The parts of one row's chains are added in the same order, however many vectors a thread has of a block: with weights as they are,
+# packed and with rows of 2 KB and more.
+@pytest.mark.parametrize("T, H", [(13, 100), (13, 128), (41, 128), (41, 132), (13, 512), (41, 520)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_one_row_has_the_same_bits_on_any_number_of_threads(kind, T, H, dtype, kernels, threads):
+    ours, x = make(kind, 3, H, dtype=dtype)[0], random(T, 1, 3, dtype=dtype)
+    threads(1)
+    alone = outcome(ours, x)
+    for count in (2, 3):
+        threads(count)
+        together = outcome(ours, x)
+        for name in alone:
+            assert torch.equal(together[name], alone[name]), (name, count)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_repeated_runs_give_the_same_bits(kind, device, either_way):
     ours = make(kind, 6, 40, dtype=torch.float32, device=device)[0]

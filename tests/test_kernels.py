@@ -90,7 +90,7 @@ def test_blocks_of_every_height_and_width(dtype, kernels, first_cache, batch_inv
                 assert torch.equal(some, all_rows[:, :rows]), (H, rows)
 
 
-# One row whose weights stand as one stream (kPanelsBeside), with every number of vectors in its last group, in both orders; two
+# One row whose weights stand as one stream (kBesideWeights), with every number of vectors in its last group, in both orders; two
 # rows do not.
 @pytest.mark.parametrize(
     "kind, H, dtype",
@@ -110,6 +110,19 @@ def test_one_row_of_weights_in_one_stream(kind, H, dtype, kernels, batch_invaria
             together = ours(x)[0]
             for b in range(2):
                 assert torch.equal(ours(x[:, b : b + 1].contiguous())[0], together[:, b : b + 1]), size
+
+
+# One row, whose chains are cut into parts (kMostParts) where they are few or long, with what is left beyond equal parts: units
+# that fill one vector, several and part of one, weights that 41 steps pack and 13 do not, read forth and back.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("T", [13, 41])
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.cpu
+def test_one_row_in_parts(kind, T, dtype, kernels):
+    for H in [*range(1, 36, 3), 16, 32, 48, 50, 64, 72, 96, 100, 130, 144]:
+        ours, torchs, truth = make(kind, 5, H, dtype=dtype)
+        x = random(T, 1, 5, dtype=dtype)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
 # Weights of 16 bits are widened as they are read, which is exact: so everything has float32's bits, rounded once.

@@ -87,7 +87,27 @@ void choose_weights(const Shape& s, const VectorUnit& unit, bool batch_invariant
   p.backward_hidden_weights = sums_or(copied, one || few(s.projection, whole_lines), s.projection);
   p.backward_projection_weights = copied;
 
-  p.panels_beside = s.batch == 1 && own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights ? kPanelsBeside : 1;
+
+  p.hidden_row = p.backward_hidden_row = {1, 1};
+  if (s.batch > 1) return;
+  const int64_t outputs = cell_info(s.cell).gates * s.hidden;
+  const auto vectors = [&](int64_t width) { return ceil_div(width, p.vector_lanes); };
+  const auto parts = [&](int64_t width, int64_t depth) {
+    const int64_t length = ceil_div(depth, p.bfloat16_pairs ? 2 : 1);
+    const bool wanted = vectors(width) <= kFewVectors || length >= kLongDepth * vectors(width);
+    if (batch_invariant || !wanted || length < kLongDepth) return 1;
+    return length < 4 * kLongDepth ? kMostParts / 2 : kMostParts;
+  };
+  p.hidden_row.parts = parts(outputs, s.projection);
+  const bool near = vectors(outputs) <= 2 * unit.row_panels &&
+                    vectors(outputs) * p.vector_lanes * s.projection * bytes_of(s.weights) <= unit.first_cache / 8 * 7;
+  const bool middling = own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights;
+  if (p.hidden_row.parts > 1 || near || middling) p.hidden_row.panels_beside = unit.row_panels;
+
+  const bool long_rows = s.steps <= kSummedRows && s.projection * bytes_of(s.weights) >= kLongRow;
+  if (p.backward_hidden_weights == Weights::sums && (long_rows || !whole_vectors)) return;
+  p.backward_hidden_row.parts = parts(s.projection, outputs);
+  if (p.backward_hidden_row.parts > 1) p.backward_hidden_row.panels_beside = unit.row_panels;
 }
 
 }  // namespace
@@ -164,7 +184,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; so few rows, or one sequence, that the backward takes w_hh as it is";
-  if (p.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
+  if (p.hidden_row.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
   if (p.inputs_at_once && p.input_weights == Weights::sliced)
     why << "; few rows for so large a w_ih, which is packed a slice at a time";
   if (p.input_weights == Weights::dots) why << "; so few rows that the forward takes w_ih as it is, for dot products";
@@ -177,15 +197,15 @@ std::string explain(const Shape& s, const CpuPlan& p) {
 
 namespace {
 
-PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1, int panels_beside = 1) {
-  return {width, chunk, depth, gates, p.vector_lanes, p.bfloat16_pairs ? 2 : 1, panels_beside};
+PackedLayout layout(const CpuPlan& p, int64_t width, int64_t chunk, int64_t depth, int gates = 1, SingleRow row = {1, 1}) {
+  return {width, chunk, depth, gates, p.vector_lanes, p.bfloat16_pairs ? 2 : 1, row};
 }
 
 }  // namespace
 
-PackedLayout::PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms, int panels_beside)
+PackedLayout::PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms, SingleRow row)
     : width(width), chunk(chunk), depth(depth), gates(gates), lanes(lanes), panel(2 * lanes), terms(terms),
-      panels_beside(panels_beside), chunks_(ceil_div(width, chunk)), length_(ceil_div(depth, terms)), whole_(of_size(chunk)),
+      row(row), chunks_(ceil_div(width, chunk)), length_(ceil_div(depth, terms)), whole_(of_size(chunk)),
       last_(of_size(width - (chunks_ - 1) * chunk)) {}
 
 PackedLayout::Chunk PackedLayout::of_size(int64_t size) const {
@@ -200,7 +220,7 @@ PackedLayout input_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.hidden, p.chunk, s.inputs, cell_info(s.cell).gates);
 }
 PackedLayout hidden_layout(const Shape& s, const CpuPlan& p) {
-  return layout(p, s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.panels_beside);
+  return layout(p, s.hidden, p.chunk, s.projection, cell_info(s.cell).gates, p.hidden_row);
 }
 PackedLayout projection_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.projection, p.projection_chunk, s.hidden);
@@ -209,7 +229,7 @@ PackedLayout input_backward_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.inputs, p.input_chunk, cell_info(s.cell).gates * s.hidden);
 }
 PackedLayout hidden_backward_layout(const Shape& s, const CpuPlan& p) {
-  return layout(p, s.projection, p.projection_chunk, cell_info(s.cell).gates * s.hidden);
+  return layout(p, s.projection, p.projection_chunk, cell_info(s.cell).gates * s.hidden, 1, p.backward_hidden_row);
 }
 PackedLayout projection_backward_layout(const Shape& s, const CpuPlan& p) {
   return layout(p, s.hidden, p.backward_chunk, s.projection);

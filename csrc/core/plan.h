@@ -15,6 +15,8 @@ struct VectorUnit {
   int vector_bytes;
   int part_rows;        // a thread's share of the batch at which its products run as fast as with more
   bool bfloat16_pairs;  // adds products of two pairs of bfloat16 to a float32 at once
+  int row_panels;       // whose sums of a single row registers hold
+  int64_t first_cache;  // bytes of a core's first-level data cache; 0 where the system does not tell
 };
 
 // How a product uses its weights.
@@ -23,6 +25,12 @@ enum class Weights : int {
   sliced,  // packed a slice at a time, wherever they are used; the bits are those of `packed`
   dots,    // as they are, in the forward: an output is a dot product with a row of them
   sums,    // as they are, in the backward: the outputs are sums of their rows; the bits are those of `packed`
+};
+
+// How a product goes on that has but one row, in every step.
+struct SingleRow {
+  int panels_beside;  // of packed weights, whose rows stand side by side, row by row; 1: each panel is by itself
+  int parts;          // of the depth, each a chain of multiply-adds by itself
 };
 
 struct CpuPlan {
@@ -37,7 +45,7 @@ struct CpuPlan {
   bool inputs_at_once;   // x's product is made for all steps before the first, d_x after the last
   Weights input_weights, hidden_weights;  // of w_ih; of w_hh and w_hr; in the forward
   Weights backward_input_weights, backward_hidden_weights, backward_projection_weights;  // of w_ih, w_hh and w_hr
-  int panels_beside;     // of w_hh in the forward, where it is packed: PackedLayout
+  SingleRow hidden_row, backward_hidden_row;  // of the products with w_hh
   bool far_saved;        // the forward writes what it saves past the caches
   bool bfloat16_pairs;  // tensors hold bfloat16, products are of pairs of them, and all else is float32
   int gradient_threads;  // that share the outputs of the weights' gradients
@@ -69,9 +77,9 @@ struct PackedLayout {
   int64_t width, chunk, depth;  // depth: length of the inner product
   int gates, lanes, panel;      // panel = 2·lanes columns
   int terms;                    // of the inner product that one element holds
-  int panels_beside;            // of which a row stands side by side, row by row; 1: each panel is by itself
+  SingleRow row;
 
-  PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms, int panels_beside);
+  PackedLayout(int64_t width, int64_t chunk, int64_t depth, int gates, int lanes, int terms, SingleRow row);
 
   FUSEDRNN_INLINE int64_t chunks() const { return chunks_; }
   FUSEDRNN_INLINE int64_t size(int64_t c) const { return of(c).size; }
@@ -148,12 +156,24 @@ constexpr int64_t kFewestSummedRows = 8, kFarRow = 4096;
 // T=10 inference 1.2 to 1.5 of the time.
 constexpr int64_t kFarWeights = 2 << 20;
 
-// For a single row so many panels of w_hh stand side by side, where a thread has from so many bytes of it to so many: it reads
-// them as one stream then. In the time of panels one behind the other, B=1 T=128 inference, one thread: LSTM H=176 0.96, H=200
-// 0.93, H=224 0.91, H=256 0.95, GRU H=256 0.96, RNN H=400 0.95; AVX2 H=200 0.95, H=256 0.97, GRU H=256 0.96, RNN H=400 0.92.
-// What a first cache holds much of takes 1.0 to 1.1, more than fits in a second one 0.97 to 1.03.
-constexpr int kPanelsBeside = 4;
+// A single row's chains of multiply-adds are cut into so many parts, half as many where they are short, if there are but few vectors
+// of outputs or each chain is so many times as long: as many chains at once as keep the multiply-adds busy, and parts that every
+// other step takes from the last to the first (one_row.inc). In the time of whole chains, B=1 T=128, one thread: RNN H=16 to 64
+// inference 0.85 to 0.91; training steps LSTM H=16 to 64 0.91 to 0.96, H=128 0.99, H=256 0.91, H=320 0.89, GRU H=16 to 64 0.92 to
+// 0.95, RNN H=128 0.97. A gated forward's, of many vectors: LSTM H=64 1.14, GRU H=128 1.10; RNN H=100 1.13.
+constexpr int64_t kFewVectors = 4, kLongDepth = 16;
+constexpr int kMostParts = 8;
+
+// Whole chains read all of w_hh as one stream where a thread has from so many bytes of it to so many, and where one group of panels
+// holds all of its outputs and most of a first-level cache holds them. In the time of panels one behind the other, B=1 T=128
+// inference, one thread: LSTM H=176 0.96, H=200 0.93, H=224 0.91, H=256 0.95, GRU H=256 0.96; AVX2 H=200 0.95, H=256 0.97, GRU
+// H=256 0.96; LSTM H=32 and 50 0.98 and 0.95, GRU 0.93 and 0.91. What a first cache holds much of takes 1.0 to 1.25, more than
+// fits in a second one 0.97 to 1.03.
 constexpr int64_t kBesideWeights = 448 << 10, kMostBesideWeights = 5 << 18;
+
+// Bytes of w_hh, of a thread, from which the backward reads it in the same direction in every step: with parts in turn, T=40 LSTM
+// H=1024 training took 1.05 times as long.
+constexpr int64_t kTurnedWeights = 8 << 20;
 
 // Bytes of a row of weights from which one row alone is multiplied with each of theirs from end to end, as processors look
 // ahead in memory, instead of in blocks of columns. T=10 B=1, one thread, the backward in the time of packed weights, in

@@ -58,6 +58,12 @@ const Kernels& kernels() {
   return *k;
 }
 
+VectorUnit vector_unit() {
+  VectorUnit unit = kernels().unit;
+  unit.first_cache = first_cache.load(std::memory_order_relaxed);
+  return unit;
+}
+
 void use(const std::string& name) { chosen.store(&find(name), std::memory_order_release); }
 
 }  // namespace fusedrnn::cpu

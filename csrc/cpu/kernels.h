@@ -80,4 +80,7 @@ std::vector<const Kernels*> available();
 const Kernels& kernels();
 void use(const std::string& name);
 
+// What a plan has to know of the set in use, on this processor.
+VectorUnit vector_unit();
+
 }  // namespace fusedrnn::cpu

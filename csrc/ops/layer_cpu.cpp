@@ -75,7 +75,7 @@ struct Cast {
     shape = {sizes.kind, sequence.steps(), sizes.B, sequence.total(), sizes.I, sizes.H, sizes.P, sizes.projected,
              static_cast<int>(sizes.D), static_cast<int>(sizeof(T)), sizes.dtype};
     plan = plan_cpu(shape, at::in_parallel_region() ? 1 : cpu::usable_threads(at::get_num_threads()),
-                    cpu::kernels().unit, batch_invariant());
+                    cpu::vector_unit(), batch_invariant());
     rows = sequence.rows();
   }
 

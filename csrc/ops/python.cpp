@@ -65,7 +65,7 @@ Shape shape_of(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t
 py::dict plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
               const std::string& dtype, int threads, bool batch_invariant) {
   const Shape shape = shape_of(cell, T, B, I, H, P, D, dtype);
-  const CpuPlan p = plan_cpu(shape, threads, cpu::kernels().unit, batch_invariant);
+  const CpuPlan p = plan_cpu(shape, threads, cpu::vector_unit(), batch_invariant);
   py::dict d;
   d["strategy"] = p.strategy;
   d["isa"] = p.isa;
