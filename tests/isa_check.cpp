@@ -120,7 +120,9 @@ Outcome<T, S> run(const Case& c, const cpu::Kernels& kernels, int64_t stretch_ro
   const Rows rows{T_, B, c.ragged ? offset.data() : nullptr, c.ragged ? active.data() : nullptr, nullptr,
                   c.reset ? reset.get() : nullptr, nullptr};
   const Shape shape{c.cell, T_, B, N, c.I, H, P, c.P > 0, c.D, static_cast<int>(sizeof(T)), c.weights};
-  const CpuPlan plan = plan_cpu(shape, c.threads, kernels.unit, c.batch_invariant);
+  VectorUnit unit = kernels.unit;
+  unit.first_cache = 48 << 10;  // weights that it holds are read as one stream
+  const CpuPlan plan = plan_cpu(shape, c.threads, unit, c.batch_invariant);
   const int64_t most_rows = std::max(B, stretch_rows);  // a step is never cut
   const auto workspace = [&](int64_t elements) {
     return std::unique_ptr<T, decltype(&std::free)>(
@@ -244,6 +246,8 @@ int main(int arguments, char** argument) {
       cases.push_back({cell, 1, 3, 270, 260, 0, 1, dtype, false, false, 1});  // dot products
       cases.push_back({cell, 34, 1, 13, 50, 0, 1, dtype, false, false, 1});  // one long sequence, gates side by side
       cases.push_back({cell, 9, 1, 16, 50, 0, 1, dtype, false, false, 1});   // a short one
+      for (const int64_t H : {16, 50, 64, 130})  // one row's chains in parts, weights packed and as they are
+        cases.push_back({cell, 41, 1, 5, H, 0, 1, dtype, false, false, 1});
       cases.push_back({cell, 4, 7, 13, 40, 0, 2, dtype, true, true, 1});
       cases.push_back({cell, 4, 26, 13, 40, 0, 2, dtype, false, true, 4});
     }

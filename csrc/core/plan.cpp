@@ -92,9 +92,10 @@ void choose_weights(const Shape& s, const VectorUnit& unit, bool batch_invariant
   if (s.batch > 1) return;
   const int64_t outputs = cell_info(s.cell).gates * s.hidden;
   const auto vectors = [&](int64_t width) { return ceil_div(width, p.vector_lanes); };
+  const bool near_enough = step_weights(s) * bytes_of(s.weights) < kTurnedWeights;
   const auto parts = [&](int64_t width, int64_t depth) {
     const int64_t length = ceil_div(depth, p.bfloat16_pairs ? 2 : 1);
-    const bool wanted = vectors(width) <= kFewVectors || length >= kLongDepth * vectors(width);
+    const bool wanted = near_enough && (vectors(width) <= kFewVectors || length >= kLongDepth * vectors(width));
     if (batch_invariant || !wanted || length < kLongDepth) return 1;
     return length < 4 * kLongDepth ? kMostParts / 2 : kMostParts;
   };

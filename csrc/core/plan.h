@@ -171,8 +171,8 @@ constexpr int kMostParts = 8;
 // fits in a second one 0.97 to 1.03.
 constexpr int64_t kBesideWeights = 448 << 10, kMostBesideWeights = 5 << 18;
 
-// Bytes of w_hh, of a thread, from which the backward reads it in the same direction in every step: with parts in turn, T=40 LSTM
-// H=1024 training took 1.05 times as long.
+// Bytes of w_hh from which chains stay whole, and of a thread's from which the backward reads it in the same direction in every
+// step: with parts in turn, T=40 LSTM H=1024 training took 1.05 times as long.
 constexpr int64_t kTurnedWeights = 8 << 20;
 
 // Bytes of a row of weights from which one row alone is multiplied with each of theirs from end to end, as processors look

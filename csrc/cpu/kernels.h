@@ -48,7 +48,7 @@ struct KernelsOf {
 };
 
 struct Kernels {
-  VectorUnit unit;
+  VectorUnit unit;  // but for what is the processor's: vector_unit
   KernelsOf<float, float> of_float;
   KernelsOf<double, double> of_double;
   KernelsOf<BFloat16, float> of_bfloat16;  // for plans with bfloat16_pairs; null where the set has none
