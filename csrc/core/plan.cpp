@@ -86,27 +86,31 @@ void choose_weights(const Shape& s, const VectorUnit& unit, bool batch_invariant
   p.backward_input_weights = sums_or(copied_inputs, few(s.inputs, false), s.inputs);
   p.backward_hidden_weights = sums_or(copied, one || few(s.projection, whole_lines), s.projection);
   p.backward_projection_weights = copied;
+}
 
-
+// How a single row is multiplied with w_hh, whose use is known.
+void choose_row(const Shape& s, const VectorUnit& unit, bool batch_invariant, CpuPlan& p) {
   p.hidden_row = p.backward_hidden_row = {1, 1};
   if (s.batch > 1) return;
-  const int64_t outputs = cell_info(s.cell).gates * s.hidden;
+  const int64_t outputs = cell_info(s.cell).gates * s.hidden, bytes = step_weights(s) * bytes_of(s.weights);
   const auto vectors = [&](int64_t width) { return ceil_div(width, p.vector_lanes); };
-  const bool near_enough = step_weights(s) * bytes_of(s.weights) < kTurnedWeights;
   const auto parts = [&](int64_t width, int64_t depth) {
     const int64_t length = ceil_div(depth, p.bfloat16_pairs ? 2 : 1);
-    const bool wanted = near_enough && (vectors(width) <= kFewVectors || length >= kLongDepth * vectors(width));
-    if (batch_invariant || !wanted || length < kLongDepth) return 1;
+    const bool wanted = vectors(width) <= kFewVectors || length >= kLongDepth * vectors(width);
+    if (batch_invariant || !wanted || length < kLongDepth || bytes >= kTurnedWeights) return 1;
     return length < 4 * kLongDepth ? kMostParts / 2 : kMostParts;
   };
+
   p.hidden_row.parts = parts(outputs, s.projection);
-  const bool near = vectors(outputs) <= 2 * unit.row_panels &&
-                    vectors(outputs) * p.vector_lanes * s.projection * bytes_of(s.weights) <= unit.first_cache / 8 * 7;
-  const bool middling = own_bytes >= kBesideWeights && own_bytes < kMostBesideWeights;
+  const int64_t packed_bytes = vectors(outputs) * p.vector_lanes * s.projection * bytes_of(s.weights);
+  const bool near = vectors(outputs) <= 2 * unit.row_panels && packed_bytes <= unit.first_cache / 8 * 7;
+  const bool middling = bytes / p.unit_parts >= kBesideWeights && bytes / p.unit_parts < kMostBesideWeights;
   if (p.hidden_row.parts > 1 || near || middling) p.hidden_row.panels_beside = unit.row_panels;
 
+  // Rows of weights as they are, that vectors do not end with or that are read from end to end, have whole chains.
   const bool long_rows = s.steps <= kSummedRows && s.projection * bytes_of(s.weights) >= kLongRow;
-  if (p.backward_hidden_weights == Weights::sums && (long_rows || !whole_vectors)) return;
+  const bool whole = long_rows || s.projection % p.vector_lanes != 0;
+  if (p.backward_hidden_weights == Weights::sums && whole) return;
   p.backward_hidden_row.parts = parts(s.projection, outputs);
   if (p.backward_hidden_row.parts > 1) p.backward_hidden_row.panels_beside = unit.row_panels;
 }
@@ -164,6 +168,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch
   p.input_chunk = chunk_of(std::max<int64_t>(1, s.inputs), p.unit_parts, limit_of_one, p.vector_lanes);
   p.projection_chunk = s.projected ? chunk_of(s.projection, p.unit_parts, limit_of_one, p.vector_lanes) : p.backward_chunk;
   choose_weights(s, unit, batch_invariant, p);
+  choose_row(s, unit, batch_invariant, p);
   const int64_t stored = p.bfloat16_pairs ? bytes_of(s.weights) : s.element_bytes;
   const int64_t stretch_width = s.directions * (gradient_width(s) + (s.projected ? s.projection : 0));
   p.workspace_bytes = std::max(s.element_bytes * forward_workspace(s, p).total,
