@@ -125,6 +125,17 @@ def test_one_row_in_parts(kind, T, dtype, kernels):
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# Sums of many terms are made of shorter chains (kChain), whichever way: of many rows, of a few that are multiplied with weights as
+# they are, and of one, from end to end or in one stream.
+@pytest.mark.parametrize("T, B", [(60, 1), (24, 1), (4, 20), (2, 3), (1, 30)])
+@pytest.mark.parametrize("kind, H", [("lstm", 512), ("gru", 500), ("rnn_tanh", 1500)])
+@pytest.mark.cpu
+def test_long_sums_are_as_exact_as_torchs(kind, H, T, B, kernels, either_way):
+    ours, torchs, truth = make(kind, H, H, dtype=torch.float32)
+    x = random(T, B, H, dtype=torch.float32)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+
+
 # Weights of 16 bits are widened as they are read, which is exact: so everything has float32's bits, rounded once.
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("T", [1, 4])

@@ -285,13 +285,14 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   take(4 * w.pointers * 8 / s.element_bytes);
   w.product = take(std::max(kPieceRows * widest, kSummedRows * summed));
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
-  const auto take_padded = [&](const Use& use) {
+  const auto take_room = [&](const Use& use) {
+    if (use.weights == Weights::sums) return take(2 * whole_lines(use.layout.width));
     const int64_t row = padded_depth(use.layout) * bytes_of(s.weights) + 8;  // and a pointer to it
     return take(pads(use.layout, use.weights) ? ceil_div(std::max(kPieceRows, ahead_rows) * row, s.element_bytes) : 0);
   };
-  w.padded_inputs = take_padded(input);
-  w.padded_hidden = take_padded(hidden_side);
-  w.padded_projection = s.projected ? take_padded(projected) : at;
+  w.inputs_room = take_room(input);
+  w.hidden_room = take_room(hidden_side);
+  w.projection_room = s.projected ? take_room(projected) : at;
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;
