@@ -282,7 +282,7 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   at = 0;
   const int64_t ahead_rows = p.inputs_at_once ? s.rows : kAheadRows;
   w.pointers = std::max({s.batch, ahead_rows, kPieceRows});
-  take(4 * w.pointers * 8 / s.element_bytes);
+  take(7 * w.pointers * 8 / s.element_bytes);  // of x, h_prev, and what else a walk keeps of its rows
   w.product = take(std::max(kPieceRows * widest, kSummedRows * summed));
   w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
   const auto take_room = [&](const Use& use) {

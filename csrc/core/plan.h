@@ -192,7 +192,7 @@ struct Workspace {
   int64_t state_stride;         // between the two
   int64_t scratch;              // per thread: `pointers` to rows, the product of a piece, and of the inputs one or two more
   int64_t pointers, product, ahead;  // in there: how many pointers, and where the two products stand
-  int64_t inputs_room, hidden_room, projection_room;  // and what each product needs: rows that it pads, or a row of sums and of weights
+  int64_t inputs_room, hidden_room, projection_room;  // and what each product needs: rows that it pads, or one of sums and one of weights
   int64_t direction_stride, scratch_stride;
   int64_t total;
 };
