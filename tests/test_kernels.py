@@ -90,6 +90,22 @@ def test_blocks_of_every_height_and_width(dtype, kernels, first_cache, batch_inv
                 assert torch.equal(some, all_rows[:, :rows]), (H, rows)
 
 
+# Both products of a step at once (may_join) for more and fewer rows than a block has, inputs of one chain and of two, and states of one,
+# two and four; in float64 512 of them lie whole pages apart. Three rows at a time are multiplied by one product after the other.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kind", ["lstm", "rnn_tanh"])
+@pytest.mark.cpu
+def test_two_products_at_once(kind, dtype, kernels, batch_invariant):
+    for I, H in [(1, 16), (16, 7), (50, 50), (128, 33), (130, 64), (64, 130), (257, 40), (20, 512)]:
+        ours, torchs, truth = make(kind, I, H, dtype=dtype)
+        x = random(3, 30, I, dtype=dtype)
+        assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
+        with torch.no_grad():
+            threes = torch.cat([ours(some)[0] for some in x.split(3, dim=1)], dim=1)
+            for rows in (4, 5, 6, 7, 11, 12, 13, 16, 17, 25, 30):
+                assert torch.equal(ours(x[:, :rows].contiguous())[0], threes[:, :rows]), (I, H, rows)
+
+
 # One row whose weights stand as one stream (kBesideWeights), with every number of vectors in its last group, in both orders; two
 # rows do not.
 @pytest.mark.parametrize(
