@@ -6,6 +6,7 @@ TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured by torch's own build machinery.
 """
 
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
+OLDER_THAN_AMPERE = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")  # names that torch knows
 HOW_TO_GET_TORCH = "pip install torch==2.13.0 (or the build for your CUDA), then: pip install --no-build-isolation -e ."
 
 
@@ -59,11 +61,23 @@ def find_nvcc(cuda_home):
     return found or shutil.which("nvcc")
 
 
-def cuda_architectures(torch):
-    """What torch's build machinery will compile for, in words: TORCH_CUDA_ARCH_LIST, or the GPUs that are here."""
-    there = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(torch.cuda.device_count())}
-    asked = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
-    return ",".join(asked or sorted(there)) or "default"
+def cuda_architectures(request, there):
+    """What torch's build machinery will compile for, in words.
+
+    request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs that are here, such as (9, 0).
+    Raises SystemExit where that is nothing, or a GPU that the kernels do not compile for.
+    """
+    named = (request or "").replace(";", " ").split()
+    if not named or named == ["native"]:
+        named = ["{}.{}".format(*capability) for capability in sorted(set(there))]
+    choose = "set TORCH_CUDA_ARCH_LIST to what it is for, such as '8.0;9.0+PTX', or FUSEDRNN_CUDA=0 for the CPU alone"
+    if not named:
+        raise SystemExit(f"fusedrnn: no GPU is visible to build for: {choose}")
+    capability = lambda name: float(re.match(r"\d+\.\d+|", name)[0] or "inf")
+    old = [name for name in named if capability(name) < 8 or name.startswith(OLDER_THAN_AMPERE)]
+    if old:
+        raise SystemExit(f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}")
+    return ",".join(named)
 
 
 def extension():
@@ -92,10 +106,13 @@ def extension():
     ]
     if with_cuda:
         macros.append(("FUSEDRNN_WITH_CUDA", None))
-        macros.append(("FUSEDRNN_CUDA_ARCHITECTURES", cuda_architectures(torch)))
     openmp = openmp_flags(os.environ.get("FUSEDRNN_OPENMP"), sys.platform)
     cxx = ["-O3", "-std=c++20", *openmp, "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
+    if with_cuda:
+        there = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
+        architectures = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), there)
+        cxx.append(f"-DFUSEDRNN_CUDA_ARCHITECTURES={architectures}")  # no macro of all: nvcc would cut it at its commas
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
         "fusedrnn._C",

@@ -183,6 +183,8 @@ def run_layers(
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         if state is not None and state.size(0) != len(weights):
             raise ValueError(f"{name} must hold L*D = {len(weights)} states; got {state.size(0)}")
+    if isinstance(lengths, Tensor) and x.is_cpu and not lengths.is_cpu:
+        lengths = lengths.cpu()  # or they would choose the operator's device
     if autocasts(x):
         x, weights, h_0, c_0 = _autocast(x, weights, h_0, c_0)
 

@@ -179,7 +179,9 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple[int, int, in
         raise ValueError(f"device must be 'cpu', a CUDA device or one of {', '.join(KNOWN_DEVICES)}; got {device!r}")
     if not torch.cuda.is_available():
         raise ValueError(f"there is no CUDA device here; plan for one of {', '.join(KNOWN_DEVICES)} by its name")
-    p = torch.cuda.get_device_properties(there)
+    if hasattr(_ops._C, "cuda_device"):
+        return _ops._C.cuda_device(torch.cuda.current_device() if there.index is None else there.index)
+    p = torch.cuda.get_device_properties(there)  # this build has no code for it
     capability = 10 * p.major + p.minor
     return p.name, (
         capability, p.multi_processor_count, p.shared_memory_per_block_optin, 8 if capability >= 90 else 0

@@ -48,6 +48,36 @@ def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nv
     assert all(part in str(stop.value) for part in ["FUSEDRNN_CUDA=1", *parts])
 
 
+@pytest.mark.parametrize(
+    "request_, there, expected",
+    [
+        (None, [(9, 0)], "9.0"),
+        ("", [(8, 6), (9, 0), (8, 6)], "8.6,9.0"),
+        ("native", [(12, 0)], "12.0"),
+        ("8.0;9.0a 10.0+PTX", [], "8.0,9.0a,10.0+PTX"),
+        ("Ampere;Hopper", [(7, 5)], "Ampere,Hopper"),
+    ],
+)
+def test_architectures_are_those_asked_for_or_here(setup, request_, there, expected):
+    assert setup.cuda_architectures(request_, there) == expected
+
+
+@pytest.mark.parametrize(
+    "request_, there, part",
+    [
+        (None, [], "no GPU is visible"),
+        ("native", [], "no GPU is visible"),
+        (None, [(7, 5), (8, 6)], "not 7.5:"),
+        ("7.0+PTX;8.0", [], r"not 7\.0\+PTX:"),
+        ("Turing;Ampere", [], "not Turing:"),
+    ],
+)
+def test_nothing_is_compiled_for_what_cannot_run_it(setup, request_, there, part):
+    with pytest.raises(SystemExit, match=part) as stop:
+        setup.cuda_architectures(request_, there)
+    assert "TORCH_CUDA_ARCH_LIST" in str(stop.value) and "FUSEDRNN_CUDA=0" in str(stop.value)
+
+
 def test_nonsense_is_refused(setup):
     with pytest.raises(SystemExit, match="must be 0 or 1; got 'yes'"):
         setup.build_decision("yes", None, None, 3)

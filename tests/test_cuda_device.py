@@ -110,6 +110,15 @@ def test_more_than_two_to_the_31_elements(strategy):
     torch.testing.assert_close(y[:, few], alone, atol=5e-3, rtol=5e-3)
 
 
+def test_lengths_may_lie_on_another_device():
+    layer, x, lengths = fusedrnn.GRU(5, 9), torch.randn(6, 2, 5), torch.tensor([6, 3])
+    expected = layer(x, lengths=lengths)[0]
+    torch.testing.assert_close(layer(x, lengths=lengths.cuda())[0], expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x, lengths=lengths.cuda())[0], expected)
+    torch.testing.assert_close(layer.cuda()(x.cuda(), lengths=lengths)[0].cpu(), expected)
+
+
 @pytest.mark.parametrize("H", [40, 300])
 def test_tf32_is_used_only_where_it_is_allowed(H, strategy):
     layer, _, truth = make("lstm", 5, H, dtype=torch.float32, device="cuda")

@@ -172,6 +172,21 @@ def test_lengths_out_of_range_are_refused():
         ours(torch.randn(6, 2, 5), lengths=[6, 7])
 
 
+# torch's settings of old and of new; on a device, test_cuda_device.py tries whether they are followed.
+@pytest.mark.parametrize("precision, bound", [("ieee", 5e-6), ("tf32", 5e-3)])
+def test_persistent_kernels_follow_torchs_precision(precision, bound):
+    ours, _, truth = make("lstm", 5, 40, dtype=torch.float32)
+    x = random(30, 4, 5, dtype=torch.float32)
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = precision
+    try:
+        with host_executor("A100", "persistent"):
+            error = (ours(x)[0].double() - truth(x.double())[0]).abs().max().item()
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+    assert (precision == "tf32") * 2e-5 < error < bound
+
+
 # --- edges of the cut ------------------------------------------------------------------------------------------------
 
 EDGES = [(5, 1), (8, 16), (9, 17), (16, 33), (17, 48), (40, 64), (3, 129)]

@@ -69,6 +69,27 @@ def test_the_cuda_path_recomputes_projections():
         assert_all_close(outcome(again, x, lengths=[6, 2, 0, 5]), expected, expected)
 
 
+def test_the_cuda_path_recomputes_projections_beside_padding_of_any_value():
+    ours, again = pair("lstm", proj_size=3, bidirectional=True)
+    x, lengths = random(T, B, I), [6, 2, 0, 5]
+    expected = outcome(ours, x, lengths=lengths)
+    for b, n in enumerate(lengths):
+        x[n:, b] = torch.nan
+    with host_executor():
+        mine = outcome(again, x, lengths=lengths)
+    assert_all_close({name: value.nan_to_num() for name, value in mine.items()}, expected, expected)
+    assert not any(value.isnan().any() for name, value in mine.items() if name.startswith("weight"))
+
+
+@pytest.mark.parametrize("T, B", [(0, 3), (5, 0)])
+def test_the_cuda_path_recomputes_nothing_of_projections(T, B):
+    ours, again = pair("lstm", proj_size=3)
+    x = random(T, B, I)
+    expected = outcome(ours, x)
+    with host_executor():
+        assert_all_close(outcome(again, x), expected, expected)
+
+
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_pieces_meet_without_a_seam(kind, device):
     ours = make(kind, I, 400, dtype=torch.float32, device=device)[0]

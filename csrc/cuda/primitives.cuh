@@ -272,12 +272,16 @@ inline void check_launch(cudaError_t error, const char* name, const LaunchShape&
                            (s.cooperative ? ", cooperative" : "") + "): " + cudaGetErrorString(error) + advice(error));
 }
 
-// More than 48 KiB of dynamic shared memory are had on demand alone.
+// More than 48 KiB of dynamic shared memory are had on demand alone. All that the device has are asked for, whatever this launch
+// needs: another thread's demand would else lower the kernel's limit between this one and its launch.
 template <class... P>
 cudaError_t allow_shared(void (*kernel)(P...), int64_t bytes) {
   if (bytes <= 48 * 1024) return cudaSuccess;
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(bytes));
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
 template <class... P, class... A>

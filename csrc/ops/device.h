@@ -8,7 +8,7 @@
 
 namespace fusedrnn::ops {
 
-const CudaDevice& cuda_device_of(const at::Tensor& x);
+const CudaDevice& cuda_device(int64_t index);  // as torch counts them
 cuda::Stream current_stream(const at::Tensor& x);
 
 }  // namespace fusedrnn::ops

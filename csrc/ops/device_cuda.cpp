@@ -22,23 +22,23 @@ CudaDevice ask(int index) {
   cudaDeviceProp properties{};
   C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Clusters of 8 are what every device from 9.0 on can hold; more depends on how its processors are grouped. Code
-  // compiled for less, and brought up to the device by the driver, has none.
+  // Clusters of 8 are what every device from 9.0 on can hold that has so many multiprocessors left to this process; more depends
+  // on how they are grouped. Code compiled for less, and brought up to the device by the driver, has none.
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(index));
   const bool clusters = std::min(capability, cuda::compiled_capability()) >= 90;
-  return {properties.name, capability, attribute(cudaDevAttrMultiProcessorCount),
-          attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), clusters ? 8 : 0};
+  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
+  return {properties.name, capability, multiprocessors, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
+          clusters ? std::min(8, multiprocessors) : 0};
 }
 
 }  // namespace
 
-const CudaDevice& cuda_device_of(const at::Tensor& x) {
-  static std::map<int, CudaDevice> devices;  // only those that are used: another may be one that nothing was built for
+const CudaDevice& cuda_device(int64_t index) {
+  static std::map<int64_t, CudaDevice> devices;  // only those that are used: another may be one that nothing was built for
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);
-  const int index = x.get_device();
   auto found = devices.find(index);
-  if (found == devices.end()) found = devices.emplace(index, ask(index)).first;
+  if (found == devices.end()) found = devices.emplace(index, ask(static_cast<int>(index))).first;
   return found->second;
 }
 

@@ -276,6 +276,7 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   OptionalTensor h_0, c_0, lengths, reset;
   const int64_t B = x.size(batch_first ? 0 : 1);
   if (!take(given[3], {B}, lengths) || (lengths && !at::isIntegralType(lengths->scalar_type(), /*includeBool=*/false)) ||
+      (lengths && x.is_cpu() && !lengths->is_cpu()) ||
       !take(given[4], x.sizes().slice(0, 2), reset) || (reset && reset->scalar_type() != at::kBool))
     Py_RETURN_NONE;
   if (states != Py_None) {

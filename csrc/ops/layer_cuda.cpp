@@ -111,7 +111,9 @@ Tensor recompute_saved(const Problem& l, const Layer& layer, const Tensor& y, co
     // Of the saved values, only the unprojected h depends on c.
     if (s.projected) c_before.push_back(l.before_each_step(c.to(l.x.scalar_type()), l.c_0, s.H, d));
   }
-  const Layer rows{l.x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
+  // The unprojected h of padding, which is multiplied with gradients of zero, has to be a number.
+  const Tensor x = s.projected ? l.x_without_padding() : l.x;
+  const Layer rows{x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
   return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
     return forward(step, /*save=*/true, /*cell_states=*/false, "stepwise");
   });
@@ -205,7 +207,8 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
     }
   }
 
-  const Tensor m = s.projected ? saved.narrow(2, s.cell.slots() * H, H) : Tensor();
+  Tensor m;
+  if (s.projected) m = N > 0 ? saved.narrow(2, s.cell.slots() * H, H) : l.empty({N, D, H});
   const ParallelGradients g = parallel_gradients(
       {s, l.reverse, needs.w_ih ? l.x_without_padding() : l.x, l.w_ih, y, l.h_0, d_gates, d_h, m,
        !l.rows.length && !l.rows.reset, [&](int64_t d) { return l.before_each_step(y, l.h_0, P, d); }},

@@ -15,7 +15,7 @@ std::vector<Tensor> contiguous(const std::vector<Tensor>& list) {
 
 Problem::Problem(const Layer& l, Pass pass, const char* strategy)
     : sizes(check(l)), no_autocast_(c10::autocast_dispatch_keyset), guard_(l.x.device()), dtype(sizes.dtype),
-      arithmetic(dtype == Dtype::float64 ? at::kDouble : at::kFloat), device(cuda_device_of(l.x)),
+      arithmetic(dtype == Dtype::float64 ? at::kDouble : at::kFloat), device(cuda_device(l.x.get_device())),
       stream(current_stream(l.x)), reverse(l.reverse), reset_to_hx(l.reset_to_hx) {
   x = l.x.reshape({sizes.N, sizes.I}).contiguous();
   h_0 = contiguous(l.h_0), c_0 = contiguous(l.c_0);

@@ -34,8 +34,11 @@ class Problem {
   Tensor empty(at::IntArrayRef size) const { return at::empty(size, x.options()); }
   Tensor empty_wide(at::IntArrayRef size) const { return at::empty(size, x.options().dtype(arithmetic)); }
 
-  // Float32 products as exact as a float32 GEMM of the library would be under the present settings.
-  bool exact() const { return !at::globalContext().allowTF32CuBLAS(); }
+  // Float32 products as exact as a float32 GEMM of the library would be under the present settings. (allowTF32CuBLAS throws where
+  // they were made by `fp32_precision`.)
+  bool exact() const {
+    return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) != at::Float32Precision::TF32;
+  }
 
   // x with zeros in the padding, which may hold anything: zero times that need not be zero.
   Tensor x_without_padding() const;

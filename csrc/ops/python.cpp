@@ -15,6 +15,9 @@
 #include "direct.h"
 #include "memory_cpu.h"
 #include "settings.h"
+#if defined(FUSEDRNN_WITH_CUDA)
+#include "device.h"
+#endif
 
 #define FUSEDRNN_STRING_OF(...) #__VA_ARGS__
 #define FUSEDRNN_STRING(...) FUSEDRNN_STRING_OF(__VA_ARGS__)
@@ -117,11 +120,12 @@ py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int
   return d;
 }
 
-// name -> (capability, multiprocessors, shared_bytes, max_cluster)
-std::map<std::string, std::tuple<int, int, int64_t, int>> cuda_devices() {
-  std::map<std::string, std::tuple<int, int, int64_t, int>> devices;
-  for (const CudaDevice& d : known_cuda_devices())
-    devices[d.name] = {d.capability, d.multiprocessors, d.shared_bytes, d.max_cluster};
+using Figures = std::tuple<int, int, int64_t, int>;  // capability, multiprocessors, shared_bytes, max_cluster
+Figures figures_of(const CudaDevice& d) { return {d.capability, d.multiprocessors, d.shared_bytes, d.max_cluster}; }
+
+std::map<std::string, Figures> cuda_devices() {
+  std::map<std::string, Figures> devices;
+  for (const CudaDevice& d : known_cuda_devices()) devices[d.name] = figures_of(d);
   return devices;
 }
 
@@ -155,6 +159,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         py::arg("P"), py::arg("D"), py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
         py::arg("shared_bytes"), py::arg("max_cluster"));
   m.def("cuda_devices", &cuda_devices);
+#if defined(FUSEDRNN_WITH_CUDA)
+  m.def("cuda_device", [](int64_t index) {  // one that is here, as layers find it
+    const CudaDevice& device = ops::cuda_device(index);
+    return std::make_pair(device.name, figures_of(device));
+  });
+#endif
   m.def("requested_strategy", &ops::requested_strategy);
   m.def("request_strategy", &ops::request_strategy, py::arg("name"));
   m.def("batch_invariant", &ops::batch_invariant);

@@ -261,7 +261,9 @@ def _packed_alike(a: PackedSequence, b: PackedSequence) -> bool:
         return False
     if a.sorted_indices is None or b.sorted_indices is None:
         return a.sorted_indices is b.sorted_indices
-    return a.sorted_indices is b.sorted_indices or torch.equal(a.sorted_indices, b.sorted_indices)
+    if a.sorted_indices is b.sorted_indices or (a.sorted_indices.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return True  # nothing can be read while a graph is captured
+    return torch.equal(a.sorted_indices, b.sorted_indices)
 
 
 def _values(tensor: Tensor | None) -> list | None:

@@ -53,7 +53,7 @@ py::dict last_launch() {
 
 namespace fusedrnn::ops {
 
-const CudaDevice& cuda_device_of(const at::Tensor&) { return imagined; }
+const CudaDevice& cuda_device(int64_t) { return imagined; }
 cuda::Stream current_stream(const at::Tensor&) { return nullptr; }
 
 }  // namespace fusedrnn::ops
