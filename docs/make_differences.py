@@ -115,6 +115,29 @@ def _(nn):
     gradient.square().sum().backward()
 
 
+@probe("third derivatives")
+def _(nn):
+    x = sequence(requires_grad=True)
+    (first,) = torch.autograd.grad(nn.LSTM(I, H)(x)[0].sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), x, create_graph=True)
+    second.square().sum().backward()
+    assert x.grad.abs().max() > 0
+
+
+@probe("changing a GRU's bias in place before the backward")
+def _(nn):
+    layer = nn.GRU(I, H)
+    y = layer(sequence())[0]
+    with torch.no_grad():
+        layer.bias_hh_l0.mul_(2)
+    y.sum().backward()
+
+
+@probe("complex numbers")
+def _(nn):
+    nn.GRU(I, H).to(torch.complex64)(sequence(dtype=torch.complex64))
+
+
 @probe("changing a GRU's `y` in place before the backward")
 def _(nn):
     y = nn.GRU(I, H)(sequence())[0]

@@ -88,7 +88,9 @@ def _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, c_kept):
         B = x.shape[1]
     elif h_0 is not None:
         B = h_0.shape[1]
-    else:  # the number of sequences is a value inside batch_sizes
+    elif x.is_meta and type(batch_sizes) is Tensor:
+        B = int(batch_sizes[0]) if len(batch_sizes) else 0
+    else:  # the number of sequences is a value inside batch_sizes, which nobody knows while a graph is traced
         B = torch.library.get_ctx().new_dynamic_size()
     has_c = CELLS[cell]["states"] > 1
     return (
@@ -128,6 +130,7 @@ def _(
     return *outputs, saved
 
 
+@torch.library.register_fake("fusedrnn::layer_backward_")
 @torch.library.register_fake("fusedrnn::layer_backward")
 def _(
     d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse,
@@ -147,7 +150,7 @@ def _each(inputs, needs):
 
 # --- second derivative ------------------------------------------------------------------------------------------
 # The backward is differentiated by replaying the layer step by step in differentiable torch operations: exact, any
-# device, but at the speed of a Python loop. Only create_graph=True comes here.
+# device, but at the speed of a Python loop. Only create_graph=True comes here, and so does what is derived further.
 
 _INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of layer_backward
 
@@ -185,8 +188,11 @@ def _replay(ctx, *_grads):
 
     incoming = _grads[0] if len(_grads) == 1 and isinstance(_grads[0], (list, tuple)) else _grads
     batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = ctx.rest
+    again = torch.is_grad_enabled()  # the result is to be differentiated in turn
     with torch.enable_grad():
-        flat = [t.detach().requires_grad_() for t in ctx.saved_tensors]
+        # Aliases of what leads on, for tied weights stand here twice and each place has a derivative of its own.
+        leads_on = lambda t: again and t.requires_grad
+        flat = [t.view_as(t) if leads_on(t) else t.detach().requires_grad_() for t in ctx.saved_tensors]
         build = _unflatten(flat, ctx.places)
         d_outputs, inputs = build[:4], build[_INPUTS]
         outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
@@ -205,7 +211,7 @@ def _replay(ctx, *_grads):
             if derivative.requires_grad
         ]
     second = torch.autograd.grad(
-        [d for d, _ in weighted], flat, [v.to(d.dtype) for d, v in weighted], allow_unused=True
+        [d for d, _ in weighted], flat, [v.to(d.dtype) for d, v in weighted], create_graph=again, allow_unused=True
     ) if weighted else [None] * len(flat)  # fmt: skip
     return *_unflatten(second, ctx.places), *[None] * len(ctx.rest)
 

@@ -225,6 +225,8 @@ def run_cell(
     if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
         h = x.new_empty(x.size(0), 0)
         return h, h.clone()
+    if (b_ih is None) != (b_hh is None):  # torch.nn's cells do without either
+        b_ih, b_hh = (torch.zeros_like(b_hh), b_hh) if b_ih is None else (b_ih, torch.zeros_like(b_ih))
     call = _cell_op if torch.compiler.is_dynamo_compiling() else _cell
     return call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 

@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import LAYERS, flat, make, outcome, random, states
+from helpers import CELLS, LAYERS, flat, make, outcome, random, states
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.utils import parametrize
@@ -222,6 +222,38 @@ def test_gradients_of_gradients_are_torchs(kind, use, device):
     assert results[0][0] > 0
 
 
+def derivatives_of_derivatives(layer, x):
+    """Of the first to the fourth, by the input and all weights: each of the sum of the squares of those before."""
+    x, found = x.clone().requires_grad_(), []
+    value = (layer(x)[0] ** 3).sum()
+    for _ in range(4):
+        gradients = torch.autograd.grad(value, [x, *layer.parameters()], create_graph=True, allow_unused=True)
+        found += gradients
+        value = sum((g**2).sum() for g in gradients if g is not None) / 100
+    return found
+
+
+def products_with_the_hessian(layer, x):
+    return [torch.autograd.functional.hvp(lambda x: (layer(x)[0] ** 3).sum(), x, torch.ones_like(x))[1]]
+
+
+@pytest.mark.parametrize("use", [derivatives_of_derivatives, products_with_the_hessian])
+@pytest.mark.parametrize("tied", [False, True], ids=["", "tied"])
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_derivatives_of_any_order_are_torchs(kind, table, tied, use, device):
+    if device.type == "cuda":
+        pytest.skip("torch.nn on CUDA has no double backward to compare with")
+    is_cell = table is CELLS
+    ours, torchs, _ = make(kind, I, I, table=table, **({} if is_cell else {"bidirectional": True}))
+    x, suffix = (random(B, I), "") if is_cell else (random(3, B, I), "_l0")
+    for layer in (ours, torchs):
+        if tied:
+            setattr(layer, "weight_hh" + suffix, getattr(layer, "weight_ih" + suffix))
+    for mine, theirs in zip(use(ours, x), use(torchs, x), strict=True):
+        torch.testing.assert_close(mine, torch.zeros_like(mine) if theirs is None else theirs)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_deterministic_algorithms_repeat_to_the_bit(kind, device, monkeypatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -245,6 +277,16 @@ def test_inference_mode_gives_the_same_without_a_graph(kind, device):
             inside = flat(layer(x, hx, **given))
         for ours, expected in zip(inside, flat(layer(x, hx, **given)), strict=True):
             assert ours.is_inference() and torch.equal(ours, expected)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_input_of_inference_mode_may_train_what_follows(kind, device):
+    layer = make(kind, I, H, device=device, batch_first=True)[0]
+    with torch.inference_mode():
+        x = random(B, T, I, device=device)
+    gradients = [torch.autograd.grad((layer(given)[0] ** 2).sum(), list(layer.parameters())) for given in (x, x.clone())]
+    for mine, expected in zip(*gradients, strict=True):
+        assert torch.equal(mine, expected)
 
 
 @pytest.mark.parametrize("precision", ["highest", "high", "medium"])

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from helpers import CELLS, DTYPES, flat, make, random, states
+from helpers import CELLS, DTYPES, flat, make, outcome, random, states
 from simt.extension import host_executor
+from tolerances import assert_all_close
 from torch.autograd import forward_ad
 
 B, I, H = 5, 3, 7
@@ -80,6 +81,16 @@ def test_the_operator_keeps_its_contract(kind, device):
     h_0, c_0 = hx if kind == "lstm" else (hx, None)
     arguments = (x, h_0, c_0, *(weight.detach() for weight in cell.parameters()), kind)
     torch.library.opcheck(torch.ops.fusedrnn.cell.default, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("bias", ["bias_ih", "bias_hh"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_either_bias_may_be_taken_away(kind, bias, device):
+    ours, torchs, truth = make(kind, I, H, table=CELLS, device=device)
+    for cell in (ours, torchs, truth):
+        setattr(cell, bias, None)
+    x = random(B, I, device=device)
+    assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x))
 
 
 def test_what_does_not_fit_is_named():

@@ -10,6 +10,7 @@ import torch
 from helpers import CELLS, LAYERS, doubled, flat, make, outcome, random, states
 from tolerances import assert_all_close, assert_close
 from torch.nn.utils import parametrizations, parametrize
+from torch.nn.utils.rnn import pack_padded_sequence
 
 import fusedrnn
 
@@ -258,6 +259,48 @@ def test_our_classes_can_be_subclassed(device):
     plain.load_state_dict({name: w for name, w in module.state_dict().items() if name != "scale"})
     assert torch.equal(module(x)[0], x + 2 * plain(x)[0])
     assert torch.equal(pickle.loads(pickle.dumps(module))(x)[0], module(x)[0])
+
+
+class Checked:
+    def check_input(self, input, batch_sizes):
+        if input.isnan().any():
+            raise ValueError("NaN in the input")
+        super().check_input(input, batch_sizes)
+
+
+class CheckedGRU(Checked, fusedrnn.GRU):
+    pass
+
+
+class OtherStates(fusedrnn.LSTM):
+    def get_expected_hidden_size(self, input, batch_sizes):
+        raise ValueError("of another size")
+
+
+def test_checks_of_a_subclass_and_of_its_other_bases_are_made(device):
+    x = random(5, 3, 4, device=device)
+    with pytest.raises(ValueError, match="NaN in the input"):
+        CheckedGRU(4, 7).double().to(device)(x * torch.nan)
+    with pytest.raises(ValueError, match="of another size"):
+        OtherStates(4, 7).double().to(device)(x, states("lstm", 1, 3, 7, device=device))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_meta_tensors_run_forward_and_backward(kind):
+    layer = make(kind, 4, 7, device="meta", bidirectional=True)[0]
+    x = torch.empty(5, 3, 4, dtype=torch.float64, device="meta", requires_grad=True)
+    layer(x)[0].sum().backward()
+    assert x.grad.shape == x.shape and all(p.grad.shape == p.shape for p in layer.parameters())
+    packed = pack_padded_sequence(torch.empty(5, 3, 4, dtype=torch.float64), [5, 4, 2])
+    y, h_n = layer(packed._replace(data=packed.data.to("meta")))
+    assert y.data.shape == (11, 14) and flat(h_n)[0].shape == (2, 3, 7)
+
+
+def test_lengths_are_numbers_whatever_the_default_device():
+    layer, x = fusedrnn.GRU(4, 7), torch.randn(5, 3, 4)
+    with torch.device("meta"):
+        y = layer(x, lengths=[5, 0, 2])[0]
+    assert torch.equal(y, layer(x, lengths=torch.tensor([5, 0, 2]))[0])
 
 
 def test_hooks_fire(device):

@@ -329,7 +329,7 @@ PyObject* cell_module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   const OptionalTensor b_ih = by_name.optional(name.bias_ih), b_hh = by_name.optional(name.bias_hh);
   const char* const kind = PyUnicode_AsUTF8(given[1]);
   if (!kind) throw python_error();
-  if (!by_name.plain()) Py_RETURN_NONE;
+  if (!by_name.plain() || b_ih.has_value() != b_hh.has_value()) Py_RETURN_NONE;
   static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell");
   return wrap(without_gil([&] { return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, kind); }));
   END_HANDLE_TH_ERRORS

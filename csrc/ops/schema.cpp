@@ -14,6 +14,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/graph_task.h>
 
+#include <algorithm>
+
 #include "signature.h"
 
 namespace fusedrnn::ops {
@@ -60,7 +62,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                   /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
-    variable_list kept{x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
+    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose.
+    variable_list kept{x.is_inference() ? x.clone() : x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
     for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr}) kept.insert(kept.end(), list.begin(), list.end());
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
@@ -87,6 +90,9 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     };
     const variable_list w_ih = take(true), w_hh = take(true), b_ih = take(bias), b_hh = take(bias),
                         w_hr = take(next < kept.size());
+    const size_t tensors = 3 + w_ih.size() + w_hh.size() + b_ih.size() + b_hh.size() + w_hr.size();
+    if (std::none_of(grads.begin(), grads.end(), [](const Tensor& grad) { return grad.defined(); }))
+      return variable_list(tensors + kOthers);  // nothing has come
 
     // Edges are counted over the inputs that are there.
     size_t edge = 0;
@@ -133,8 +139,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       steps();
     }
 
-    // One result an input, undefined for what has none: x, h_0, c_0, the lists, then three index tensors
-    // (which may be absent), three plain arguments, cell_states, recompute and is_cell.
+    // One result an input, undefined for what has none: x, h_0, c_0, the lists, the others.
     for (size_t i = 0; i < 3; ++i)
       if (!needs[i]) d[i] = Tensor();
     size_t at = 3;
@@ -143,11 +148,13 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       for (size_t j = 0; j < n; ++j, ++at)
         if (!needs[i]) d[at] = Tensor();
     }
-    d.resize(d.size() + 9);
+    d.resize(d.size() + kOthers);
     return d;
   }
 
  private:
+  // Inputs behind the lists: three index tensors, which may be absent, three plain arguments, cell_states, recompute and is_cell.
+  static constexpr size_t kOthers = 9;
   enum Flags : int64_t { kResetToHx = 1, kBias = 2, kHooked = 4, kCell = 8 };
 };
 

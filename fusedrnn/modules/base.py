@@ -51,6 +51,9 @@ class Untraced:
         _refuse("torch.jit.script", "torch.export")
 
 
+_TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
+
+
 class Recurrent(Untraced):
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
 
@@ -62,8 +65,8 @@ class Recurrent(Untraced):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        if not vars(cls).keys().isdisjoint({"check_input", "check_forward_args", "check_hidden_size"}):
-            cls._checks_are_ours = False
+        torchs = (getattr(cls, name).__module__ == torch.nn.RNNBase.__module__ for name in _TORCHS_CHECKS if hasattr(cls, name))
+        cls._checks_are_ours = cls.check_input is Recurrent.check_input and all(torchs)
 
     def __init__(self, *args, recompute: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
@@ -215,7 +218,7 @@ def _batched_state(state: Tensor, batched: bool) -> Tensor:
 def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) -> Tensor:
     """Check what only the caller's layout shows, and return lengths (B,); the op checks their values."""
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths)
+        lengths = torch.as_tensor(lengths, device="cpu")
         if not lengths.numel():
             lengths = lengths.long()  # an empty list says nothing of its dtype
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
