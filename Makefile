@@ -24,9 +24,9 @@ test-all: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks $(ARGS)
 
-# with PYTHON's own torch, which has to be a CUDA build, and the extension that the check builds with it
+# with PYTHON's own torch, which has to be a CUDA build, and the extension that the check builds with it; ARGS="--budget 480 --output FILE"
 gpu-check:
-	$(PYTHON) -m benchmarks.gpu_check
+	$(PYTHON) -m benchmarks.gpu_check $(ARGS)
 
 info: $(STAMP)
 	$(BIN)/python -m fusedrnn info

@@ -49,6 +49,8 @@ def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rou
     end = time.monotonic() + seconds
     planned = left = len(shapes) * len(LAYERS) * len(precisions) * len(PASSES)
     for (T, B, H), cell in itertools.product(shapes, LAYERS):
+        if time.monotonic() > end:
+            return
         truth = contenders(Case(cell, B, T, H))[1].run("step")()
         for (name, (dtype, tf32, eps)), mode in itertools.product(precisions.items(), PASSES):
             if time.monotonic() > end:

@@ -117,7 +117,7 @@ def ceilings(dtype="float32", device="cpu"):
     rate = lambda product, n: 2 * n**3 / fastest(lambda: clock(product, 1))
     found["flops"] = 0
     for n in (512, 1024, 2048) if device == "cpu" else (2048, 4096, 8192):
-        a, b = (torch.randn(n, n, device=device).to(getattr(torch, dtype)) for _ in range(2))
+        a, b = (torch.randn(n, n).to(device, getattr(torch, dtype)) for _ in range(2))
         rates = [rate(lambda: torch.mm(a, b), n)]
         # torch.mm asks MKL, which leaves AVX-512 alone on processors not of its maker's; torch.nn's LSTM asks oneDNN
         if device == "cpu" and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):

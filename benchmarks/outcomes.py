@@ -1,4 +1,4 @@
-"""A pytest plugin that writes each outcome as soon as it is known: `-p benchmarks.outcomes`, to the file OUTCOMES.
+"""A pytest plugin that writes each outcome as soon as it is known: `-p benchmarks.outcomes`, to the file FUSEDRNN_OUTCOMES.
 
 A run that hangs, crashes or is killed loses nothing, and another one on the same file goes on with the tests that had
 not begun. A kernel that fails may leave the CUDA context useless: the process ends there, lest all that follows fail.
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 VARIABLE = "FUSEDRNN_OUTCOMES"
+BEFORE = "FUSEDRNN_OUTCOMES_BEFORE"  # the file as it was before this run: a worker that replaces a lost one collects the same tests
 
 
 def read(path):
@@ -34,7 +35,7 @@ def writes_here():
 
 
 def pytest_collection_modifyitems(config, items):
-    begun = read(os.environ[VARIABLE])
+    begun = read(os.environ[BEFORE])
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in begun])
     items[:] = [item for item in items if item.nodeid not in begun]
 

@@ -62,9 +62,14 @@ def select(options):
         small = (case for case in dict.fromkeys(cases) if sum(case.products()) <= MOST_FLOPS or case in TELLING)
         cases = [dataclasses.replace(case, dtype=options.dtype) for case in small if case.cell in options.cells]
     passes = options.passes or list(passes) + ["graph"] * (options.device == "cuda" and options.suite != "memory")
-    passes_of = lambda case: passes
-    if options.suite == "full" and not asked and not options.passes:
-        passes_of = lambda case: [*passes, *(APART if case in TELLING else ())]
+    halves = options.suite == "full" and not asked and not options.passes
+
+    def passes_of(case):
+        # torch packs rows by indices that it copies from the host, which no graph captures.
+        packs = case.ragged == "packed" or (case.ragged and case.bidirectional)
+        usual = [mode for mode in passes if mode != "graph" or options.passes or not packs]
+        return [*usual, *(APART if halves and case in TELLING else ())]
+
     rows = [(case, mode, rivals(case, options)) for case in cases for mode in passes_of(case)]
     if asked:
         compiling = sum("compiled" in names and case.T <= LONGEST_UNROLLED for case, _, names in rows)

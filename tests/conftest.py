@@ -4,6 +4,8 @@ import os
 
 # Before torch loads OpenMP: threads that wait asleep. On a busy machine spinning ones slow the suite down tenfold.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before the first product on a GPU, after which torch does not look again: deterministic algorithms ask for it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -187,6 +187,14 @@ def test_persistent_kernels_follow_torchs_precision(precision, bound):
     assert (precision == "tf32") * 2e-5 < error < bound
 
 
+def test_a_strategy_that_serves_the_forward_alone_is_refused_in_the_backward():
+    layer, x = fusedrnn.LSTM(3, 160).half(), torch.randn(4, 64, 3).half().requires_grad_()
+    with host_executor((80, 4, 99 * 1024, 0), "persistent"):
+        y = layer(x)[0]
+        with pytest.raises(ValueError, match="persistent"):
+            y.sum().backward()
+
+
 # --- edges of the cut ------------------------------------------------------------------------------------------------
 
 EDGES = [(5, 1), (8, 16), (9, 17), (16, 33), (17, 48), (40, 64), (3, 129)]

@@ -110,20 +110,27 @@ def test_the_summary_needs_no_rich(capsys, monkeypatch):
 SUITE = """
 import os, pytest
 
+cuda = pytest.mark.cuda
+@cuda
 def test_passes(): pass
+@cuda
 def test_fails(): assert 1 == 2, "arithmetic"
+@cuda
 def test_skips(): pytest.skip("no reason")
+@cuda
 def test_crashes(): os._exit(7)
+@cuda
 def test_comes_after(): pass
 @pytest.mark.cpu
 def test_elsewhere(): pass
+def test_anywhere(): pass
 """
 
 
 def test_outcomes_survive_a_crash_and_the_next_run_goes_on(tmp_path, monkeypatch):
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_suite.py").write_text(SUITE)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cpu: elsewhere\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n cpu: elsewhere\n cuda: here\n")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # what runs in there is no part of this run
     monkeypatch.setattr(gpu_check, "ROOT", tmp_path)

@@ -33,7 +33,11 @@ Problem::Problem(const Layer& l, Pass pass, const char* strategy)
   }
   shape = {sizes.kind, sizes.T, sizes.B, sizes.N, sizes.I, sizes.H, sizes.P, sizes.projected,
            static_cast<int>(sizes.D), static_cast<int>(c10::elementSize(arithmetic)), dtype};
-  plan = plan_cuda(shape, {dtype, strategy}, device, pass);
+  try {
+    plan = plan_cuda(shape, {dtype, strategy}, device, pass);
+  } catch (const std::invalid_argument& refusal) {  // in a backward autograd would make a RuntimeError of it
+    C10_THROW_ERROR(ValueError, refusal.what());
+  }
 }
 
 Tensor Problem::upload(const std::vector<int64_t>& values) const {
