@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -109,12 +110,15 @@ def test_what_binds_the_kernels_to_torch_compiles_without_a_cuda_build_of_torch(
         [NVCC, "-x", "cu", "-E", "-dryrun", os.devnull], capture_output=True, text=True
     ).stderr.split("#$ TOP=")[1].splitlines()[0])  # fmt: skip
     include = next(p for p in (toolkit / "include", *toolkit.glob("targets/*-linux/include")) if p.is_dir())
-    source = ROOT / "csrc" / "ops" / "device_cuda.cpp"
-    command = ["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-DC10_USING_CUSTOM_GENERATED_MACROS"]
-    command += [f"-isystem{path}" for path in [*cpp_extension.include_paths(), str(include)]]
-    run = subprocess.run([*command, str(source)], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "warning" not in run.stderr, run.stderr
+    command = ["c++", "-std=c++20", "-fsyntax-only", "-Wall", "-DC10_USING_CUSTOM_GENERATED_MACROS", "-DFUSEDRNN_WITH_CUDA"]
+    command += ["-DFUSEDRNN_CUDA_ARCHITECTURES=8.0,9.0a", "-DFUSEDRNN_CUDA_VERSION=13.0", "-DFUSEDRNN_TORCH_VERSION=2.13.0"]
+    command += ["-DTORCH_EXTENSION_NAME=_C"]
+    includes = [*cpp_extension.include_paths(), str(include), sysconfig.get_paths()["include"]]
+    command += [f"-isystem{path}" for path in includes]
+    for name in ("device_cuda.cpp", "python.cpp"):
+        run = subprocess.run([*command, str(ROOT / "csrc" / "ops" / name)], capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+        assert "warning" not in run.stderr, run.stderr
 
 
 def test_the_build_for_cuda_takes_every_kernel_and_every_binding(monkeypatch):
@@ -128,9 +132,12 @@ def test_the_build_for_cuda_takes_every_kernel_and_every_binding(monkeypatch):
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(cpp_extension, "CUDAExtension", lambda name, sources, **kwargs: (sources, kwargs))
     monkeypatch.setenv("FUSEDRNN_CUDA", "1")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
     monkeypatch.chdir(ROOT)
     (taken, kwargs), _ = setup.extension()
     assert {str(k.relative_to(ROOT)) for k in KERNELS} <= set(taken)
     assert {"csrc/ops/layer_cuda.cpp", "csrc/ops/device_cuda.cpp"} <= set(taken)
     assert ("FUSEDRNN_WITH_CUDA", None) in kwargs["define_macros"]
+    assert not any("," in (value or "") for _, value in kwargs["define_macros"]), "nvcc cuts a macro at its commas"
+    assert "-DFUSEDRNN_CUDA_ARCHITECTURES=8.0,9.0a" in kwargs["extra_compile_args"]["cxx"]
     assert sys.platform != "linux" or kwargs["extra_compile_args"]["nvcc"]
