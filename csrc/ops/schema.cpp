@@ -63,7 +63,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
     // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose.
-    variable_list kept{x.is_inference() ? x.clone() : x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
+    const Tensor own_x = x.is_inference() ? x.clone() : x;
+    variable_list kept{own_x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
     for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr}) kept.insert(kept.end(), list.begin(), list.end());
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
