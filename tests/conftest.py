@@ -19,7 +19,7 @@ def pytest_configure(config):
     # functional_call and shared weights cannot lie in the one block that cuDNN likes; it copies them
     config.addinivalue_line("filterwarnings", "ignore:RNN module weights are not part of single contiguous:UserWarning")
     for name in ("cpu", "cuda"):
-        config.addinivalue_line("markers", f"{name}: runs on that device; -m 'not cpu' leaves what a GPU adds")
+        config.addinivalue_line("markers", f"{name}: runs on that device")
     # torch's own error in float32 is the yardstick of ours: TF32 would make it a thousand times as long.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -172,7 +172,7 @@ def test_lengths_out_of_range_are_refused():
         ours(torch.randn(6, 2, 5), lengths=[6, 7])
 
 
-# torch's settings of old and of new; on a device, test_cuda_device.py tries whether they are followed.
+# As set by torch's newer switch; test_cuda_device.py tries the older one, on a device.
 @pytest.mark.parametrize("precision, bound", [("ieee", 5e-6), ("tf32", 5e-3)])
 def test_persistent_kernels_follow_torchs_precision(precision, bound):
     ours, _, truth = make("lstm", 5, 40, dtype=torch.float32)

@@ -65,8 +65,8 @@ class Recurrent(Untraced):
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        torchs = (getattr(cls, name).__module__ == torch.nn.RNNBase.__module__ for name in _TORCHS_CHECKS if hasattr(cls, name))
-        cls._checks_are_ours = cls.check_input is Recurrent.check_input and all(torchs)
+        homes = {getattr(getattr(cls, name), "__module__", None) for name in _TORCHS_CHECKS if hasattr(cls, name)}
+        cls._checks_are_ours = cls.check_input is Recurrent.check_input and homes == {torch.nn.RNNBase.__module__}
 
     def __init__(self, *args, recompute: bool = False, **kwargs):
         super().__init__(*args, **kwargs)
