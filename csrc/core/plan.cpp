@@ -159,8 +159,9 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch
   const int64_t sums = s.rows * cell.gates * s.hidden * (s.inputs + s.projection);
   // One step's sums are but written, at a rate that a second thread adds little to: RNNCell H=256 takes 52 µs by one and by two.
   p.gradient_threads = at_most(sums / (s.steps > 1 ? 1 : 2) / kSingleWorkPerThread, threads);
-  const int64_t row_bytes = std::max<int64_t>(1, s.directions * gradient_width(s) * s.element_bytes);
-  const int64_t stretch = std::clamp(kStretchBytes / row_bytes, kFewestStretchRows, kMostStretchRows);
+  const int64_t row_bytes = gradient_width(s) * s.element_bytes;
+  p.packs_gradients = p.bfloat16_pairs || unit.vector_bytes < kWidestVector || row_bytes > kNearGradientRow;
+  const int64_t stretch = std::clamp(kStretchBytes / std::max<int64_t>(1, s.directions * row_bytes), kFewestStretchRows, kMostStretchRows);
   p.stretch_rows = std::max(s.batch, std::min(s.rows, stretch));
   p.chunk = chunk_of(s.hidden, p.unit_parts, limit, p.vector_lanes);
   p.backward_chunk = chunk_of(s.hidden, p.unit_parts, limit_of_one, p.vector_lanes);
@@ -304,11 +305,12 @@ GradientWorkspace gradient_workspace(const Shape& s, const CpuPlan& p) {
   const int64_t depth = std::min(s.rows, kGradientRows), lanes = kWidestVector / s.element_bytes;
   const int64_t own = ceil_div(cell_info(s.cell).gates * s.hidden, p.gradient_threads) + 2 * lanes;
   GradientWorkspace w{};
+  w.packs = p.packs_gradients;
   w.outputs = std::min(std::max(kGradientOutputs, kGradientVectors * p.vector_lanes), own);
   w.zeros = whole_lines(s.projection + 8 * lanes);  // also for as many columns as are packed at once
   w.panel_rows = s.rows < kGradientRows ? kGradientPanelRows : kGradientRows;
   w.packed_d = whole_lines(w.panel_rows * 2 * lanes);
-  w.bias_sums = w.packed_d + whole_lines((depth + lanes) * w.outputs);  // a vector or two behind each block
+  w.bias_sums = w.packed_d + (w.packs ? whole_lines((depth + lanes) * w.outputs) : 0);  // a vector or two behind each block
   w.pointers = w.bias_sums + whole_lines(w.outputs + lanes);
   w.stride = w.pointers + whole_lines(depth * 8 / s.element_bytes);
   w.total = w.zeros + p.gradient_threads * w.stride;
