@@ -13,6 +13,8 @@ import warnings
 from pathlib import Path
 
 import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.utils.parametrize
 
 import fusedrnn
 
@@ -131,6 +133,68 @@ def _(nn):
     with torch.no_grad():
         layer.bias_hh_l0.mul_(2)
     y.sum().backward()
+
+
+@probe("changing `x` in place before the backward, `batch_first=True`: torch.nn saves a copy")
+def _(nn):
+    x = torch.randn(B, T, I)
+    y = nn.LSTM(I, H, batch_first=True)(x)[0]
+    x.zero_()
+    y.sum().backward()
+
+
+@probe("changing `h_0` in place before the backward, where the weights need no gradient")
+def _(nn):
+    h_0 = torch.zeros(1, B, H)
+    y = nn.GRU(I, H).requires_grad_(False)(sequence(requires_grad=True), h_0)[0]
+    h_0.zero_()
+    y.sum().backward()
+
+
+@probe("`detach_()` on a GRU's `y` with `batch_first=True`, which is a view with ours")
+def _(nn):
+    nn.GRU(I, H, batch_first=True)(sequence())[0].detach_()
+
+
+@probe("a tangent of incoming gradients (`torch.autograd.grad(y, x, forward_ad.make_dual(...))`)")
+def _(nn):
+    x = sequence(requires_grad=True)
+    y = nn.GRU(I, H)(x)[0]
+    with forward_ad.dual_level():
+        (d_x,) = torch.autograd.grad(y, x, forward_ad.make_dual(torch.ones_like(y), torch.ones_like(y)))
+        assert forward_ad.unpack_dual(d_x).tangent is not None
+
+
+@probe("a parametrization is evaluated once a call, so that dropout of weights has one mask")
+def _(nn):
+    layer, calls = nn.LSTM(I, H), []
+
+    class Noted(torch.nn.Module):
+        def forward(self, weight):
+            calls.append(weight)
+            return weight * 1
+
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight_hh_l0", Noted())
+    calls.clear()
+    layer(sequence())
+    if len(calls) != 1:
+        raise RuntimeError(f"it is evaluated {len(calls)} times")
+
+
+@probe("weights that are put into `_flat_weights` by hand")
+def _(nn):
+    layer, x = nn.GRU(I, H), sequence()
+    y = layer(x)[0]
+    layer._flat_weights = [2 * weight for weight in layer._flat_weights]
+    if torch.equal(layer(x)[0], y):
+        raise RuntimeError("they are not used: weights are read by name")
+
+
+@probe("a tool that asks for `type(layer) is torch.nn.GRU`")
+def _(nn):
+    kind = type(nn.GRU(I, H))
+    if kind is not torch.nn.GRU:
+        raise TypeError(f"it is a {kind.__module__.partition('.')[0]}.{kind.__name__}: use it before convert or after revert")
 
 
 @probe("complex numbers")

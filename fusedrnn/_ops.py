@@ -7,10 +7,12 @@ functions, which mirror the shapes for torch.compile and torch.export, and the a
 from __future__ import annotations
 
 import importlib.machinery
+import math
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 MEND = "pip install --no-build-isolation --force-reinstall --no-deps -e .   (in fusedrnn's source folder)"
 
@@ -150,9 +152,29 @@ def _each(inputs, needs):
 
 # --- second derivative ------------------------------------------------------------------------------------------
 # The backward is differentiated by replaying the layer step by step in differentiable torch operations: exact, any
-# device, but at the speed of a Python loop. Only create_graph=True comes here, and so does what is derived further.
+# device, but at the speed of a Python loop. Only create_graph=True comes here, what is derived further, and incoming
+# gradients with a forward-mode derivative.
 
 _INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of layer_backward
+
+
+def _first_derivative(d_outputs, inputs, rest, again):
+    """layer_backward in torch's own operations: of each of its results, the input and the derivative or None.
+
+    inputs: leaves, or what leads on to some; rest: layer_backward's arguments behind them; again: whether the result is to
+    be differentiated in turn
+    """
+    from . import reference
+
+    batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = rest
+    outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
+    pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
+    asked = [t for t, need in _each(inputs, needs) if need and t is not None]
+    first = torch.autograd.grad(
+        [o for o, _ in pairs], asked, [d.to(o.dtype) for o, d in pairs], create_graph=again, allow_unused=True
+    )
+    first = iter(first)
+    return [(t, next(first) if need and t is not None else None) for t, need in _each(inputs, needs)]
 
 
 def _save_for_replay(ctx, inputs, output):
@@ -183,32 +205,25 @@ def _unflatten(flat, places):
     ]
 
 
-def _replay(ctx, *_grads):
-    from . import reference
+def _leaves_of(tensors, again):
+    """What a replay starts from: aliases of what leads on, where the result is to be differentiated in turn (`again`).
 
+    Tied weights stand here twice, and each place has a derivative of its own.
+    """
+    return [t.view_as(t) if again and t.requires_grad else t.detach().requires_grad_() for t in tensors]
+
+
+def _replay(ctx, *_grads):
     incoming = _grads[0] if len(_grads) == 1 and isinstance(_grads[0], (list, tuple)) else _grads
-    batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = ctx.rest
-    again = torch.is_grad_enabled()  # the result is to be differentiated in turn
+    again = torch.is_grad_enabled()
     with torch.enable_grad():
-        # Aliases of what leads on, for tied weights stand here twice and each place has a derivative of its own.
-        leads_on = lambda t: again and t.requires_grad
-        flat = [t.view_as(t) if leads_on(t) else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        flat = _leaves_of(ctx.saved_tensors, again)
         build = _unflatten(flat, ctx.places)
-        d_outputs, inputs = build[:4], build[_INPUTS]
-        outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
-        pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
-        # The first derivative again, over what it was asked for, in the order of layer_backward's results.
-        results = _each(inputs, needs)
-        asked = [t for t, need in results if need and t is not None]
-        first = torch.autograd.grad(
-            [o for o, _ in pairs], asked, [d.to(o.dtype) for o, d in pairs], create_graph=True, allow_unused=True
-        )
-        first = iter(first)
+        first = _first_derivative(build[:4], build[_INPUTS], ctx.rest, again=True)
         weighted = [
             (derivative, v)
-            for (t, need), v in zip(results, incoming, strict=True)
-            if need and t is not None and (derivative := next(first)) is not None and v is not None
-            if derivative.requires_grad
+            for (_, derivative), v in zip(first, incoming, strict=True)
+            if derivative is not None and v is not None and derivative.requires_grad
         ]
     second = torch.autograd.grad(
         [d for d, _ in weighted], flat, [v.to(d.dtype) for d, v in weighted], create_graph=again, allow_unused=True
@@ -217,6 +232,18 @@ def _replay(ctx, *_grads):
 
 
 torch.library.register_autograd("fusedrnn::layer_backward", _replay, setup_context=_save_for_replay)
+
+
+def _layer_backward_replay(*args):
+    """layer_backward where incoming gradients have a forward-mode derivative, which torch's own operations carry on."""
+    again, x = torch.is_grad_enabled(), args[_INPUTS.start]
+    flat, places = _flatten(args[_INPUTS])
+    with torch.enable_grad():
+        inputs = _unflatten(_leaves_of(flat, again), places)
+        first = _first_derivative(args[:4], inputs, args[_INPUTS.stop :], again)
+    needs = [need and t is not None for t, need in _each(args[_INPUTS], args[-1])]
+    nothing = lambda t, need: torch.zeros_like(t) if need else x.new_empty(0)
+    return [nothing(t, need) if d is None else d for (t, d), need in zip(first, needs, strict=True)]
 
 
 # --- torch.func -------------------------------------------------------------------------------------------------
@@ -232,6 +259,7 @@ def _layer_replay(*args):
 
 _library = torch.library.Library("fusedrnn", "FRAGMENT")
 _library.impl("layer_replay", _layer_replay, "CompositeImplicitAutograd")
+_library.impl("layer_backward_replay", _layer_backward_replay, "CompositeImplicitAutograd")
 
 
 # vmap: a row's result does not depend on the rest of its batch, so samples that share the weights become more rows.
@@ -245,10 +273,15 @@ def _more_rows(t, dim, samples, axis):
     return t.flatten(axis, axis + 1)
 
 
-def _samples_again(outputs, samples, axis):
+def _rows(t, dim, axis):
+    """The batch's size of a sample of t, vmapped over `dim`, on `axis`."""
+    return t.size(axis if dim is None or dim > axis else axis + 1)
+
+
+def _samples_again(outputs, samples, rows, axis):
     """Outputs of many rows, and vmap's dimensions of them; what is absent of a cell has no batch."""
     there = [t.dim() > axis + 1 for t in outputs]
-    apart = [t.unflatten(axis, (samples, t.size(axis) // samples)) if is_ else t for t, is_ in zip(outputs, there)]
+    apart = [t.unflatten(axis, (samples, rows)) if is_ else t for t, is_ in zip(outputs, there)]
     return tuple(apart), tuple(axis if is_ else None for is_ in there)
 
 
@@ -257,39 +290,68 @@ def _any_vmapped(dims):
 
 
 def _one_by_one(op, info, in_dims, *args):
-    """The rule that always holds: run every sample by itself and stack what comes out."""
+    """The rule that always holds: run every sample by itself and stack what comes out; of none, one of zeros for its shapes."""
 
     def sample(i):
+        of = lambda t, dim: t if dim is None else t.select(dim, i) if info.batch_size else t.sum(dim, dtype=t.dtype)
         return [
-            [item if dim is None else item.select(dim, i) for item, dim in zip(arg, dims, strict=True)]
+            [of(item, dim) for item, dim in zip(arg, dims, strict=True)]
             if isinstance(arg, (list, tuple)) and isinstance(dims, (list, tuple))
-            else arg if dims is None else arg.select(dims, i)
+            else of(arg, dims)
             for arg, dims in zip(args, in_dims, strict=True)
         ]  # fmt: skip
 
-    runs = [op(*sample(i)) for i in range(info.batch_size)]
-    outputs = tuple(torch.stack(values) for values in zip(*runs, strict=True))
-    return outputs, (0,) * len(outputs)
+    runs = [op(*sample(i)) for i in range(info.batch_size or 1)]
+    outputs = [torch.stack(values)[: info.batch_size] for values in zip(*runs, strict=True)]
+    return outputs, [0] * len(outputs)
 
 
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
     weights, packed = slice(3, 8), args[8] is not None
     if packed or _any_vmapped(in_dims[weights]):
-        return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
+        return tuple(map(tuple, _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)))
+    rows = _rows(args[0], in_dims[0], 1)
     args, axes = list(args), {0: 1, 1: 1, 2: 1, 9: 0, 10: 1}  # of the batch: x, h_0, c_0, lengths and reset
     for i, axis in axes.items():
         args[i] = _more_rows(args[i], in_dims[i], info.batch_size, axis)
-    return _samples_again(torch.ops.fusedrnn.layer(*args), info.batch_size, 1)
+    return _samples_again(torch.ops.fusedrnn.layer(*args), info.batch_size, rows, 1)
+
+
+@torch.library.register_vmap("fusedrnn::layer_backward")
+def _(info, in_dims, *args):
+    return _one_by_one(torch.ops.fusedrnn.layer_backward, info, in_dims, *args)
 
 
 @torch.library.register_vmap("fusedrnn::cell")
 def _(info, in_dims, *args):
     states, weights = slice(3), slice(3, 7)
     if _any_vmapped(in_dims[weights]):
-        return _one_by_one(torch.ops.fusedrnn.cell, info, in_dims, *args)
-    rows = [_more_rows(t, dim, info.batch_size, 0) for t, dim in zip(args[states], in_dims[states])]
-    return _samples_again(torch.ops.fusedrnn.cell(*rows, *args[3:]), info.batch_size, 0)
+        return tuple(map(tuple, _one_by_one(torch.ops.fusedrnn.cell, info, in_dims, *args)))
+    more = [_more_rows(t, dim, info.batch_size, 0) for t, dim in zip(args[states], in_dims[states])]
+    return _samples_again(torch.ops.fusedrnn.cell(*more, *args[3:]), info.batch_size, _rows(args[0], in_dims[0], 0), 0)
+
+
+# --- floating-point operations ------------------------------------------------------------------------------------
+# For torch.utils.flop_counter, which counts products alone, as it does for torch.nn's layers of a step at a time.
+
+
+def _products(rows, *lists):
+    """Of so many rows with each of these weights, of all directions; from shapes."""
+    return 2 * rows * sum(math.prod(w) for weights in lists for w in weights or ())
+
+
+@register_flop_formula([torch.ops.fusedrnn.layer, torch.ops.fusedrnn.layer_forward])
+def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *_rest, **_keywords):
+    return _products(math.prod(x[:-1]), w_ih, w_hh, w_hr)
+
+
+@register_flop_formula([torch.ops.fusedrnn.layer_backward, torch.ops.fusedrnn.layer_backward_])
+def _(d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *rest, **_keywords):
+    needs, rows = rest[-1], math.prod(x[:-1])
+    carried = rows if needs[1] or len(x) < 3 else rows - x[1]  # nothing asks what reaches the first step's state
+    of_weights = [w for w, need in ((w_ih, needs[3]), (w_hh, needs[4]), (w_hr, needs[7])) if need]
+    return _products(carried, w_hh) + _products(rows, w_ih if needs[0] else (), w_hr, *of_weights)
 
 
 # --- batched gradients ------------------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ from helpers import CELLS, LAYERS, flat, make, outcome, random, states
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import pack_sequence
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 T, B, I, H = 6, 3, 4, 7
 OPTIONS = {
@@ -186,6 +188,43 @@ def test_a_parametrized_weight_trains_as_with_torch(kind, device):
         losses.append(history)
     assert losses[1][-1] < 0.8 * losses[1][0]  # it learns
     assert losses[0] == pytest.approx(losses[1], rel=1e-9)
+
+
+class Counted(torch.nn.Module):
+    """Counts how often a weight is made."""
+
+    count = 0
+
+    def forward(self, weight):
+        self.count += 1
+        return weight * 1
+
+
+@pytest.mark.parametrize("name", ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0"])
+@pytest.mark.parametrize("given", ["x", "h_0", "packed", "unbatched"])
+def test_a_parametrization_runs_once_a_call(given, name, device):
+    layer, counted = make("gru", I, H, device=device)[0], Counted()
+    x = random(*((T, I) if given == "unbatched" else (T, B, I)), device=device)
+    parametrize.register_parametrization(layer, name, counted)
+    counted.count = 0
+    layer(pack_sequence([x[:, 0], x[:2, 1]]) if given == "packed" else x, states("gru", 1, B, H, device=device) if given == "h_0" else None)
+    assert counted.count == 1
+    with pytest.raises(ValueError, match="RNN input dtype .torch.float16. does not match weight dtype .torch.float64."):
+        layer(x.half())
+
+
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "and backward"])
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_products_are_counted_as_torchs(kind, table, backward, device):
+    counts = []
+    for module in make(kind, I, H, table=table, device=device)[:2]:
+        with FlopCounterMode(display=False) as counter:
+            h = flat(module(random(*(() if table is CELLS else (T,)), B, I, device=device)))[0]
+            if backward:
+                h.sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def maml(layer, x, target):

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import DTYPES, LAYERS, flat, loss, make, named, random, states
+from helpers import CELLS, DTYPES, LAYERS, flat, loss, make, named, random, states
 from ragged import OPTIONS, B, H, I, T, given_on
 from simt.extension import host_executor
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -67,6 +67,41 @@ def test_what_a_hook_holds_is_left_alone(kind, device):
         value, leaves = run(kind, device=device)
     value.backward()
     assert len(held) > 5 and all(torch.equal(tensor, before) for tensor, before in held)
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "packed"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_an_error_behind_the_last_backward_leaves_the_graph_as_it_was(kind, option, device):
+    layer, x = make(kind, I, H, device=device, bidirectional=True)[0], random(T, B, I, device=device).requires_grad_()
+    given = given_on(device, option) if option in OPTIONS else {}
+    y = named(layer(pack_padded_sequence(x, [6, 4, 4, 1]) if option == "packed" else x, **given))["y"]
+    leaves, d_y = [x, *layer.parameters()], random(*y.shape, device=device)
+    expected = torch.autograd.grad(y, leaves, d_y, retain_graph=True)
+    hook = y.grad_fn.register_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        torch.autograd.grad(y, leaves, 2 * d_y)
+    hook.remove()
+    for found, other in zip(torch.autograd.grad(y, leaves, d_y), expected, strict=True):
+        torch.testing.assert_close(found, other)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "differentiable"])
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_hook_may_differentiate_the_graph_that_is_being_left(kind, table, again, device):
+    module, x = make(kind, I, H, table=table, device=device)[0], random(*(() if table is CELLS else (T,)), B, I, device=device)
+    h = flat(module(x.requires_grad_()))[0]
+    total, found = h.sum(), []
+    (expected,) = torch.autograd.grad(total, x, retain_graph=True)
+
+    def differentiate(*_):
+        if not found:  # the node's own hook is called again within
+            found.append(None)
+            found.extend(torch.autograd.grad(total, x, retain_graph=True, create_graph=again))
+
+    h.grad_fn.register_hook(differentiate)
+    h.square().sum().backward()
+    torch.testing.assert_close(found[1], expected)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

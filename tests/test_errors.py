@@ -60,6 +60,7 @@ CALLS = {
     "state size": ("GRU", (torch.zeros(5, 3, 4), torch.zeros(1, 3, 8)), ["(1, 3, 7)", "[1, 3, 8]"]),
     "state batch": ("RNN", (torch.zeros(5, 3, 4), torch.zeros(1, 2, 7)), ["(1, 3, 7)", "[1, 2, 7]"]),
     "state layers": ("LSTM", (torch.zeros(5, 3, 4), pair(2, 3, 7)), ["hidden[0]", "(1, 3, 7)", "[2, 3, 7]"]),
+    "three states": ("LSTM", (torch.zeros(5, 3, 4), pair(1, 3, 7) + pair(1, 3, 7)[:1]), ["two hidden states", "got 3"]),
     "cell state size": (
         "LSTM",
         (torch.zeros(5, 3, 4), (torch.zeros(1, 3, 7), torch.zeros(1, 3, 6))),

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 import torch.autograd.forward_ad as forward_ad
-from helpers import LAYERS, flat, make, outcome, random
+from helpers import CELLS, LAYERS, flat, make, outcome, random
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -54,6 +54,15 @@ def test_one_whole_graph_serves_every_size(kind, option, graphs, device):
     assert len(seen) == 1 and seen != {0}, "sizes after the first were compiled anew"
 
 
+@pytest.mark.parametrize("given", [lambda n: [n, 1, 3], lambda n: torch.tensor([n, 1, 3])], ids=["list", "tensor"])
+def test_other_lengths_need_no_other_graph(given, graphs, device):
+    layer, x = make("gru", 4, 8, device=device)[0], random(9, 3, 4, device=device)
+    compiled = torch.compile(layer, backend=graphs, fullgraph=True, dynamic=True)
+    for n in range(2, 9):
+        torch.testing.assert_close(compiled(x, lengths=given(n)), layer(x, lengths=given(n)))
+    assert graphs.frame_count <= 2
+
+
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
 def test_cells_compile_to_one_graph(name, graphs, device):
     cell = getattr(fusedrnn, name)(4, 8).to(device)
@@ -96,6 +105,23 @@ def test_forward_mode_derivatives_are_finite_differences(kind, device):
         difference = (layer(x + step * direction)[0] - layer(x - step * direction)[0]) / (2 * step)
     torch.testing.assert_close(tangent, difference, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(torch.func.jvp(lambda x: layer(x)[0], (x,), (direction,))[1], tangent)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["", "differentiable"])
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_gradients_own_tangent_passes_the_backward(kind, table, again, device):
+    module = make(kind, 4, 8, table=table, device=device)[0]
+    x = random(*(() if table is CELLS else (5,)), 3, 4, device=device).requires_grad_()
+    h, inputs = flat(module(x))[0], [x, *module.parameters()]
+    d_h, tangent = random(*h.shape, device=device), random(*h.shape, device=device)
+    with forward_ad.dual_level():
+        found = torch.autograd.grad(h, inputs, forward_ad.make_dual(d_h, tangent), retain_graph=True, create_graph=again)
+        found = [forward_ad.unpack_dual(d) for d in found]
+    values, tangents = (torch.autograd.grad(h, inputs, d, retain_graph=True) for d in (d_h, tangent))  # it is linear
+    for (value, its), expected, expected_tangent in zip(found, values, tangents, strict=True):
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(its, expected_tangent)
 
 
 class Calls(TorchDispatchMode):
@@ -145,6 +171,17 @@ def test_vmap_in_vmap_and_its_gradient(device):
     of_all = torch.autograd.grad(y.square().sum(), list(layer.parameters()))
     one_by_one = sum(layer(x[i, :, j])[0].square().sum() for i in range(3) for j in range(2))
     torch.testing.assert_close(of_all, torch.autograd.grad(one_by_one, list(layer.parameters())))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_vmap_over_no_samples_gives_none(dim, device):
+    layer, cell = make("lstm", 4, 8, device=device)[0], make("lstm", 4, 8, table=CELLS, device=device)[0]
+    x, step = random(5, 3, 4, device=device).unsqueeze(dim)[(slice(None),) * dim + (slice(0),)], random(3, 0, 4, device=device)
+    assert vmap(lambda x: layer(x)[0], in_dims=dim)(x).shape == (0, 5, 3, 8)
+    assert vmap(lambda x: cell(x)[1], in_dims=1)(step).shape == (0, 3, 8)
+    weights, none = dict(layer.named_parameters()), layer.weight_hh_l0.new_zeros(0, 32, 8)
+    sample = lambda w: functional_call(layer, {**weights, "weight_hh_l0": w}, (x.new_zeros(5, 3, 4),))[1][0]
+    assert vmap(sample)(none).shape == (0, 1, 3, 8)
 
 
 def test_vmap_over_packed_rows_is_a_loop(device):
@@ -201,6 +238,18 @@ def test_batched_gradients_are_those_of_a_loop(kind, device):
     together = torch.autograd.grad([y, h_n], inputs, [d_y, d_h_n], is_grads_batched=True, retain_graph=True)
     one_by_one = [torch.autograd.grad([y, h_n], inputs, [a, b], retain_graph=True) for a, b in zip(d_y, d_h_n)]
     for mine, theirs in zip(together, zip(*one_by_one)):
+        torch.testing.assert_close(mine, torch.stack(theirs))
+
+
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_vmap_of_gradients_is_a_loop(kind, table, device):
+    module = make(kind, 4, 8, table=table, device=device)[0]
+    h = flat(module(random(*(() if table is CELLS else (5,)), 3, 4, device=device).requires_grad_()))[0]
+    d_h, inputs = random(6, *h.shape, device=device), list(module.parameters())
+    together = vmap(lambda d: torch.autograd.grad(h, inputs, d, retain_graph=True))(d_h)
+    one_by_one = [torch.autograd.grad(h, inputs, d, retain_graph=True) for d in d_h]
+    for mine, theirs in zip(together, zip(*one_by_one), strict=True):
         torch.testing.assert_close(mine, torch.stack(theirs))
 
 

@@ -107,12 +107,19 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     for (const Tensor& state : {kept[1], kept[2]}) needs.push_back(needed(state.defined()));
     for (const variable_list& list : {w_ih, w_hh, b_ih, b_hh, w_hr}) needs.push_back(needed(list.size()));
 
+    // A node may run again before autograd takes from it what it saved: by a hook behind it, on another thread, or after
+    // an error. What has been written over is made anew then, as with recompute.
+    const Tensor saved = flags & kOverwritten ? at::empty({0}, kept[8].options()) : kept[8];
+    // Forward-mode derivatives of the gradients themselves have no formula here.
+    const bool dual = std::any_of(grads.begin(), grads.end(), [](const Tensor& grad) {
+      return grad.defined() && grad._fw_grad(/*level=*/0).defined();
+    });
     // The last to read what was saved may write over it: the graph is not kept, and no hook has seen it or holds it.
-    const Tensor& saved = kept[8];
-    bool overwrite = !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
+    bool overwrite = !dual && !at::GradMode::is_enabled() && !torch::autograd::get_current_graph_task_keep_graph() &&
                      !(flags & kHooked) && !watched() && !wrapped(saved) &&
                      saved.storage().use_count() == 1;
     for (const Tensor& grad : grads) overwrite &= !wrapped(grad);
+    if (overwrite) ctx->saved_data["flags"] = flags | kOverwritten;
     const auto run = [&] {
       const auto layers = [&](const Tensor& t) { return optional(is_cell ? stepped(t) : t); };
       const Tensor none;
@@ -121,7 +128,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       using Backward = decltype(Cpu::layer_backward<false>);
       static const auto pure = op<Backward>("fusedrnn::layer_backward");
       static const auto in_place = op<Backward>("fusedrnn::layer_backward_");
-      return (overwrite ? in_place : pure)
+      static const auto replay = op<Backward>("fusedrnn::layer_backward_replay");
+      return (dual ? replay : overwrite ? in_place : pure)
           .call(optional(d_y), layers(d_h_n), layers(d_c_n), optional(d_c), is_cell ? stepped(kept[0]) : kept[0],
                 layers(kept[1]), layers(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
                 optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(),
@@ -131,7 +139,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     const auto steps = [&] {
       for (size_t i = 0; is_cell && i < 3; ++i) d[i] = step_of(d[i]);
     };
-    if (at::GradMode::is_enabled()) {
+    if (at::GradMode::is_enabled() || dual) {
       d = run();  // through autograd: the gradient is differentiated in turn
       steps();
     } else {
@@ -156,7 +164,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
  private:
   // Inputs behind the lists: three index tensors, which may be absent, three plain arguments, cell_states, recompute and is_cell.
   static constexpr size_t kOthers = 9;
-  enum Flags : int64_t { kResetToHx = 1, kBias = 2, kHooked = 4, kCell = 8 };
+  enum Flags : int64_t { kResetToHx = 1, kBias = 2, kHooked = 4, kCell = 8, kOverwritten = 16 };
 };
 
 LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
@@ -201,6 +209,7 @@ TORCH_LIBRARY(fusedrnn, m) {
          ", bool save, bool cell_states) -> (Tensor y, Tensor h_n, Tensor c_n, Tensor c, Tensor saved)");
   const std::string gradients = "Tensor? d_y, Tensor? d_h_n, Tensor? d_c_n, Tensor? d_c, ";
   define("layer_backward(" + gradients + inputs + ", Tensor y, Tensor c, Tensor saved, bool[] needs) -> Tensor[]");
+  define("layer_backward_replay(" + gradients + inputs + ", Tensor y, Tensor c, Tensor saved, bool[] needs) -> Tensor[]");
   define("layer_backward_(" + gradients + inputs + ", Tensor y, Tensor c, Tensor(a!) saved, bool[] needs) -> Tensor[]");
 }
 

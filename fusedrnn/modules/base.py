@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _ops, functional
@@ -84,12 +85,8 @@ class Recurrent(Untraced):
 
         Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
         """
-        dtype = weights_of(self, ("weight_ih_l0",))[0].dtype
-        if input.dtype != dtype and not functional.autocasts(input):
-            raise ValueError(
-                f"RNN input dtype ({input.dtype}) does not match weight dtype ({dtype}). "
-                f"Convert input: input.to({dtype}), or convert model: model.to({input.dtype})"
-            )
+        if not parametrize.is_parametrized(self, "weight_ih_l0"):  # computed anew whenever it is looked at
+            _check_dtype(input, weights_of(self, ("weight_ih_l0",))[0])
         dims = 3 if batch_sizes is None else 2
         if input.dim() != dims:
             raise RuntimeError(f"input must have {dims} dimensions, got {input.dim()}")
@@ -183,10 +180,12 @@ class Recurrent(Untraced):
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
         h_0, c_0 = (None, None) if states is None else states if self.mode == "LSTM" else (*states, None)
+        weights = self._weights()
+        _check_dtype(x, weights[0].w_ih)
         return functional.run_layers(
             self.mode.lower(),
             x,
-            self._weights(),
+            weights,
             h_0,
             c_0,
             self.bidirectional,
@@ -203,8 +202,18 @@ class Recurrent(Untraced):
     def _check(self, x, states, batch_sizes):
         if states is None:
             self.check_input(x, batch_sizes)
+        elif len(states) != 1 + (self.mode == "LSTM"):
+            raise RuntimeError(f"lstm expects two hidden states, h_0 and c_0; got {len(states)}")
         else:
             self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
+
+
+def _check_dtype(input: Tensor, weight: Tensor) -> None:
+    if input.dtype != weight.dtype and not functional.autocasts(input):
+        raise ValueError(
+            f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+        )
 
 
 def _batched_state(state: Tensor, batched: bool) -> Tensor:
@@ -218,7 +227,7 @@ def _batched_state(state: Tensor, batched: bool) -> Tensor:
 def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) -> Tensor:
     """Check what only the caller's layout shows, and return lengths (B,); the op checks their values."""
     if not isinstance(lengths, Tensor):
-        lengths = torch.as_tensor(lengths, device="cpu")
+        lengths = torch.tensor(lengths, device="cpu")  # as_tensor would have torch.compile take the values for constants
         if not lengths.numel():
             lengths = lengths.long()  # an empty list says nothing of its dtype
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
