@@ -124,6 +124,8 @@ def direction(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, alive, reset, cell, rev
     """Run one direction: (T, B, I) → y (T, B, P), h_n (B, P), c_n (B, H), c (T, B, H)."""
     T, step = x.size(0), CELLS[cell]
     gx = linear(x, w_ih, b_ih)
+    # All at once: the gradient of gx[t] by itself is as large as that of all. GRU B=32 T=100 H=128, double backward: 423 ms, so 150.
+    steps = gx.unbind()
     h, c = h_0, c_0
     h_cut, c_cut = (h_0, c_0) if reset_to_hx else (torch.zeros_like(h_0), torch.zeros_like(c_0))
     ys, cs = [None] * T, [None] * T
@@ -134,7 +136,7 @@ def direction(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, alive, reset, cell, rev
             again = reset[cut].unsqueeze(-1)
             h, c = torch.where(again, h_cut, h), torch.where(again, c_cut, c)
         gh = linear(h, w_hh, b_hh)
-        h_t, c_t = step(gx[t], gh, h, c)
+        h_t, c_t = step(steps[t], gh, h, c)
         if w_hr is not None:
             h_t = linear(h_t, w_hr)
         if alive is None:
