@@ -7,6 +7,7 @@ TORCH_CUDA_ARCH_LIST and MAX_JOBS are honoured by torch's own build machinery.
 
 import os
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -15,7 +16,10 @@ from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 OLDER_THAN_AMPERE = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")  # names that torch knows
-HOW_TO_GET_TORCH = "pip install torch==2.13.0 (or the build for your CUDA), then: pip install --no-build-isolation -e ."
+HOW_TO_GET_TORCH = (
+    "pip install torch==2.13.0 (or the build for your CUDA) setuptools wheel ninja, "
+    "then: pip install --no-build-isolation -e ."
+)
 
 
 def build_decision(request, torch_cuda, nvcc, sources):
@@ -54,6 +58,19 @@ def openmp_flags(request, platform):
     if request not in (None, "", "0", "1"):
         raise SystemExit(f"fusedrnn: FUSEDRNN_OPENMP must be 0 or 1; got {request!r}")
     return ["-fopenmp"] if request == "1" or (request != "0" and platform != "darwin") else []
+
+
+def check_compiler(request):
+    """Raise SystemExit where there is no C++ compiler: without it the build's error lies under a page of others.
+
+    request: value of CXX or None; a command, which may have options and a wrapper before it.
+    """
+    program, *_ = shlex.split(request or "") or ["c++"]
+    if not shutil.which(program):
+        raise SystemExit(
+            f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: apt "
+            "install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
+        )
 
 
 def find_nvcc(cuda_home):
@@ -121,7 +138,18 @@ def extension():
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++20"]} if with_cuda else cxx,
         extra_link_args=openmp,
-    ), cpp_extension.BuildExtension
+    ), checked(cpp_extension.BuildExtension)
+
+
+def checked(builder):
+    """The command that looks for a compiler when it is to compile: what only packs or describes the sources needs none."""
+
+    class Checked(builder):
+        def run(self):
+            check_compiler(os.environ.get("CXX"))
+            super().run()
+
+    return Checked
 
 
 if __name__ == "__main__":

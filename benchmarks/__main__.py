@@ -1,7 +1,7 @@
 """Is fusedrnn faster than torch.nn at your sizes? `python -m benchmarks`: a table, pictures and a page to read.
 
 Exit status: 0, or 1 where --compare finds something slower or where fusedrnn is wrong or fails, 2 for input that makes
-no sense, 130 after Ctrl-C.
+no sense or where a package is missing, 130 after Ctrl-C.
 """
 
 import argparse
@@ -11,12 +11,17 @@ import re
 import sys
 from pathlib import Path
 
-import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from . import missing
 
-from . import gate, machine, page, pictures, runner, suites, tables
-from .cases import CONTENDERS, LAYERS, PASSES, RAGGED
-from .timing import OURS, ROOT
+try:
+    import torch
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from . import gate, machine, page, pictures, runner, suites, tables
+    from .cases import CONTENDERS, LAYERS, PASSES, RAGGED
+    from .timing import OURS, ROOT
+except ModuleNotFoundError as error:  # for --help as well
+    missing(error, "python -m benchmarks", 'pip install --no-build-isolation -e ".[bench]"')
 
 OUT = ROOT / "benchmarks" / "out"
 LARGEST = 2**33  # bytes of an input or a weight matrix
@@ -81,7 +86,7 @@ def parse(arguments):
     parser.add_argument("--rounds", type=size, help="samples of each contender, instead of as many as the time allows")
     says = "for all rows, and up to half as much to measure disturbed ones again; by default the suite's"
     parser.add_argument("--budget", type=seconds, metavar="SECONDS", help=says)
-    parser.add_argument("--output", type=Path, metavar="DIR", default=OUT, help="benchmarks/out if omitted")
+    parser.add_argument("--output", type=Path, metavar="DIR", help="benchmarks/out if omitted, and OLD.json's folder for a report")
     parser.add_argument("--compare", type=Path, metavar="OLD.json", help="fail where a row became slower than there")
     parser.add_argument("--report", type=Path, metavar="OLD.json", help="measure nothing, make the report of this anew")
     options = parser.parse_args(arguments)
@@ -103,7 +108,7 @@ def check(options, parser):
     B, T, H = (max(given or [1]) for given in (options.batch, options.seq_len, options.hidden))
     if 8 * max(B * T * H, 4 * H * H) > LARGEST:
         parser.error(f"sizes too large: B={B} T={T} H={H} makes a tensor of more than {LARGEST >> 30} GB in float64")
-    if options.output.exists() and not options.output.is_dir():
+    if options.output and options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a folder; {options.output} is a file")
 
 
@@ -114,7 +119,7 @@ def measured(options, console, command):
     if options.device == "cpu" and facts["load"] and facts["load"] > facts["cores"] / 2:
         console.print(f"the machine is busy (load {facts['load']} on {facts['cores']} cores): expect noise")
     stem = f"{options.device}-{options.suite}-{re.sub('[-:]', '', facts['date'][:19]).replace('T', '-')}"
-    path = options.output / f"{stem}.json"
+    path = (options.output or OUT) / f"{stem}.json"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:"
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("measuring the machine's ceilings", total=len(rows))
@@ -123,13 +128,13 @@ def measured(options, console, command):
         return runner.run(rows, budget, facts, found, path, options, watch), path
 
 
-def report(result, path, console):
-    """Everything that is made from a result: tables here, pictures and a page beside its JSON file."""
+def report(result, folder, stem, written, console):
+    """Everything that is made from a result: tables here, pictures and a page in the folder; and say what was written."""
     tables.show(result, console)
-    made = pictures.draw(result, path.parent, path.stem)
-    html = path.with_suffix(".html")
+    made = pictures.draw(result, folder, stem)
+    html = folder / f"{stem}.html"
     html.write_text(page.page(result, made), encoding="utf-8")
-    for file in (path, html, *made.values()):
+    for file in (*written, html, *made.values()):
         console.print(f"written to {file}", highlight=False, soft_wrap=True)
 
 
@@ -161,7 +166,7 @@ def main(arguments=None):
                 result, path = measured(options, console, " ".join(["python -m benchmarks", *given]))
         except KeyboardInterrupt:
             return 130  # before the first row
-    report(result, path, console)
+    report(result, options.output or path.parent, path.stem, [path] * (options.report is None), console)
     fine = sound(result)
     if old:
         verdict = gate.compare(old, result)

@@ -3,7 +3,8 @@
 Four parts, each in processes of its own and within its share of the time: the extension is built for this GPU; the
 tests run on it; compute-sanitizer watches every kernel at small sizes; and the layers race torch.nn's (cuDNN). One
 JSON file gathers all, written anew after each part, so that a run cut short loses little. Exits with 0, with 1 where a
-part failed, and with 2 where there is no GPU. It needs torch and the CUDA toolkit alone; rich prints nicer tables.
+part failed, and with 2 where there is no GPU or no torch. It needs torch and the CUDA toolkit alone; rich prints nicer
+tables.
 """
 
 import argparse
@@ -23,10 +24,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import torch
+from . import missing
 
-from . import gpu_report, outcomes, timing
-from .timing import ROOT
+try:
+    import torch
+
+    from . import gpu_report, outcomes, timing
+    from .timing import ROOT
+except ModuleNotFoundError as error:
+    missing(error, "python -m benchmarks.gpu_check", "install its build for your CUDA, from pytorch.org")
 
 SECONDS = {"build": 180, "tests": 240, "sanitizer": 60, "benchmark": 90}  # shares of the time
 TOOLS = ("memcheck", "racecheck", "synccheck")
@@ -91,6 +97,7 @@ def build(seconds):
     if status != 0:
         return {**record, "output": tail(output)}
     status, info = run([sys.executable, "-m", "fusedrnn", "info"], 60)
+    info = info.replace(f"{ROOT}{os.sep}", "")  # a result names no folders of its machine
     return {**record, **ended(status, 60), "info": tail(info)}
 
 

@@ -29,7 +29,7 @@ def draw(result, folder, stem):
         ("heatmap", "Speed-up over batch and sequence length", heatmaps),
         ("hidden", "Speed-up by hidden size", bars),
         ("roofline", "Rate of products against the machine's", roofline),
-        ("memory", "Peak memory of forward and backward", memory),
+        ("peaks", "Peak memory of forward and backward", memory),  # "memory" ends the stem of that suite's results
     ):
         figure = make(result) if result["suite"] != "memory" or make is memory else None
         if figure is not None:

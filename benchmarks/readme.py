@@ -152,13 +152,12 @@ def grids(*results):
 
 
 def held_back(*results):
-    """A line for each way in which processors were held to less than they have, and the commands that were run so."""
+    """A line for each way in which processors were held to less than they have, and which were."""
     ways = {}
     for result in results:
         if result["environment"].get("told"):
-            way = f"a processor that has more, held to it{told(result['environment'])}"
-            ways.setdefault((where(result), way), []).append(f"`{result['environment']['command']}`")
-    return [line for (place, way), commands in ways.items() for line in (f"{place}, {', '.join(commands)}: {way}.", "")]
+            ways.setdefault(told(result["environment"]), {})[where(result)] = None  # in their order, once each
+    return [line for way, places in ways.items() for line in (f"{'; '.join(places)}: a processor that has more, held to it{way}.", "")]
 
 
 def kernels(result):

@@ -1,17 +1,19 @@
-"""The command line: `python -m fusedrnn info`."""
+"""The command line: `python -m fusedrnn info` and `--version`."""
 
 from __future__ import annotations
 
 import argparse
 
+from ._version import __version__
 from .info import info
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run one command of the command line."""
     parser = argparse.ArgumentParser(prog="python -m fusedrnn", description="Fused recurrent layers for PyTorch.")
+    parser.add_argument("--version", action="version", version=f"fusedrnn {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("info", help="print version, build, compiler, torch, devices and threads")
+    commands.add_parser("info", help="print version, location, build, compiler, torch, devices and threads")
     parser.parse_args(arguments)
     print(info())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import torch
 
@@ -14,6 +15,7 @@ def facts() -> dict[str, str]:
     """Return what describes this installation, name → value, in the order of reading."""
     return {
         "fusedrnn": __version__,
+        "location": str(Path(__file__).parent),
         **_ops.build_info(),
         "running torch": torch.__version__,
         "python": platform.python_version(),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 
@@ -116,6 +117,22 @@ class CudaPlan:
 
 KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
 """Names of the CUDA devices that can be planned for without having them."""
+
+
+@overload
+def plan(
+    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
+    dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ..., strategy: str | None = ...,
+    batch_invariant: bool | None = ...,
+) -> Plan: ...  # fmt: skip
+
+
+@overload
+def plan(
+    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
+    dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str, strategy: str | None = ...,
+    batch_invariant: bool | None = ...,
+) -> Plan | CudaPlan: ...  # fmt: skip
 
 
 def plan(

@@ -2,9 +2,7 @@
 
 import copy
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +10,6 @@ import torch
 pytest.importorskip("rich", reason="the benchmark prints through rich")
 pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as program  # noqa: E402
 from benchmarks import gate, machine, memory, page, pictures, profile, readme, runner, tables, timing  # noqa: E402
 from benchmarks.cases import LAYERS, Case, contenders, packing  # noqa: E402
@@ -199,6 +195,17 @@ def test_the_gate_is_an_exit_status(tmp_path, monkeypatch, capsys):
     assert "slower: lstm B=1 T=128 H=256 step, 2.00 of the old median" in capsys.readouterr().out
 
 
+def test_a_report_lies_where_it_is_asked_for_or_beside_its_result_and_says_what_it_wrote(tmp_path, capsys):
+    source, there = tmp_path / "old-memory.json", tmp_path / "there"
+    source.write_text(json.dumps(imagined() | {"suite": "memory"}))
+    for folder, options in ((there, ["--output", str(there)]), (tmp_path, [])):
+        assert program.main(["--report", str(source), *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        made = {folder / "old-memory.html", folder / "old-memory-peaks.png"}
+        assert {line for line in lines if "written" in line} == {f"written to {file}" for file in made}
+        assert set(folder.iterdir()) - {source, there} == made
+
+
 def test_the_table_shows_losses_and_failures(capsys):
     tables.show(imagined(), tables.make_console())
     printed = capsys.readouterr().out
@@ -274,7 +281,7 @@ def test_pictures_and_page_are_made(tmp_path):
     result = imagined()
     made = pictures.draw(result, tmp_path, "run")
     assert {path.name for path in made.values()} == {
-        f"run-{name}.png" for name in ("heatmap", "hidden", "roofline", "memory")
+        f"run-{name}.png" for name in ("heatmap", "hidden", "roofline", "peaks")
     }
     assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10000 for path in made.values())
     text = page.page(result, made)
@@ -314,6 +321,8 @@ def test_a_result_of_held_back_instruction_sets_says_so_and_holds_all_or_none(mo
     assert readme.committed(result, "zen9") == "zen9-avx2-2-cores"
     assert f"{machine.INSTRUCTION_SETS[0]}=avx2 " in readme.taken(result)
     assert "FUSEDRNN_ISA=avx2" in readme.held_back(result, result)[0] and len(readme.held_back(result, result)) == 2
+    line, _ = readme.held_back(result, result, result | {"machine": "zen8"})
+    assert line.startswith("zen9, avx2; zen8, avx2: a processor that has more, held to it with `")
     result["environment"]["told"] = {"FUSEDRNN_ISA": "avx2"}
     assert readme.committed(result, "zen9") is None, "the others had more"
     result["environment"]["told"] = None

@@ -15,11 +15,10 @@ import fusedrnn
 pytest.importorskip("rich", reason="the benchmark prints through rich")
 pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
 from benchmarks import __main__ as program  # noqa: E402
 from benchmarks import apart, cases, machine, peers, runner, suites, timing  # noqa: E402
 
+ROOT = Path(__file__).parents[1]
 TINY = ["--batch", "3", "--seq-len", "5", "--hidden", "7", "--rounds", "2"]
 CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 1e9, 1048576: 1e8}, "meeting_s": 1e-6}
 
@@ -59,6 +58,8 @@ def test_benchmark_runs_as_a_program_and_writes_everything(tmp_path):
             assert 0 < result["p10_s"] <= result["median_s"] <= result["p90_s"]
     assert written["ceilings"]["flops"] > 1e8 and written["ceilings"]["meeting_s"] == 0, "one thread meets nobody"
     assert next(tmp_path.glob("*.html")).stat().st_size > 1000
+    said = {line for line in run.stdout.splitlines() if "written" in line}
+    assert said == {f"written to {file}" for file in tmp_path.iterdir()}
 
 
 @pytest.mark.parametrize("fault", [1.001, float("nan")])
@@ -362,3 +363,11 @@ def test_nonsense_is_refused_in_one_line(options, says, capsys, monkeypatch):
     except SystemExit as error:
         status = error.code
     assert status == 2 and capsys.readouterr().err == f"python -m benchmarks: {says}\n"
+
+
+@pytest.mark.parametrize("package", ["rich", "matplotlib", "torch"])
+def test_a_missing_package_is_named_with_how_to_get_it_even_by_help(package):
+    code = f"import runpy, sys; sys.modules[{package!r}] = None; runpy.run_module('benchmarks', run_name='__main__')"
+    run = subprocess.run([sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True)
+    expected = f'python -m benchmarks needs {package}: pip install --no-build-isolation -e ".[bench]"\n'
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", expected)

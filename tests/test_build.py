@@ -1,8 +1,12 @@
-"""What setup.py decides, and what `import fusedrnn` says when the extension is missing or foreign."""
+"""What setup.py decides and packs, and what `import fusedrnn` says when the extension is missing or foreign."""
 
 import importlib.util
+import os
+import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -96,6 +100,96 @@ def test_an_unknown_openmp_request_and_windows_are_refused(setup):
         setup.openmp_flags("libomp", "linux")
     with pytest.raises(SystemExit, match="WSL"):
         setup.openmp_flags(None, "win32")
+
+
+def test_a_missing_compiler_is_named_with_how_to_get_one(setup, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for request, program in ((None, "c++"), ("", "c++"), ("ccache g++ -m64", "ccache")):
+        with pytest.raises(SystemExit) as stop:
+            setup.check_compiler(request)
+        said = str(stop.value)
+        assert f"{program} is not on the PATH" in said and "apt install g++" in said and "\n" not in said
+    (tmp_path / "ccache").touch(mode=0o755)
+    setup.check_compiler("ccache g++ -m64")
+
+
+def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path, monkeypatch):
+    class Builder:
+        def run(self):
+            raise AssertionError("compiles")
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(SystemExit, match="no C\\+\\+ compiler"):
+        setup.checked(Builder)().run()
+    (tmp_path / "c++").touch(mode=0o755)
+    with pytest.raises(AssertionError, match="compiles"):
+        setup.checked(Builder)().run()
+
+
+def ours(*folders):
+    """The files of these folders, and those at the root, as git has or would have them."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True) if shutil.which("git") else None
+    if not run or run.returncode:
+        pytest.skip("needs git, and this folder as its checkout")
+    names = [name for name in run.stdout.splitlines() if (ROOT / name).is_file()]
+    return [name for name in names if "/" not in name or name.split("/")[0] in folders]
+
+
+def a_copy(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, folder / name)
+    return folder
+
+
+def test_an_sdist_has_what_any_machine_compiles_and_the_rest(tmp_path):
+    """Made without a compiler, on a machine that may have no CUDA, beside what others left behind."""
+    names = ours("fusedrnn", "csrc", "benchmarks", "docs", "examples", "tests")
+    copy = a_copy(tmp_path / "copy", names)
+    left = {"benchmarks/out/x.html", "tests/__pycache__/x.cpython-311.pyc", "tests/x.so"}
+    for name in left:
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).touch()
+    command = [sys.executable, "setup.py", "-q", "sdist", "--dist-dir", str(tmp_path)]
+    run = subprocess.run(command, cwd=copy, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
+    assert run.returncode == 0, run.stderr
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        packed = {member.name.partition("/")[2] for member in archive}
+    assert packed >= {name for name in names if "/" in name} | {"CHANGELOG.md", "LICENSE", "Makefile", "README.md"}
+    assert not packed & left
+
+
+def packages(tmp_path, kind):
+    """Unpack what our pyproject.toml makes of a checkout named fusedrnn whose modules only say where they are."""
+    checkout = a_copy(tmp_path / "above" / "fusedrnn", ours("fusedrnn"))
+    for name in ("tests/test_x.py", "benchmarks/__init__.py", *(f"{p}__init__.py" for p in ("fusedrnn/", "fusedrnn/modules/"))):
+        (checkout / name).parent.mkdir(exist_ok=True)
+        (checkout / name).write_text("print(__file__)\n")
+    (checkout / "setup.py").write_text("from setuptools import setup\n\nsetup()\n")  # nothing is compiled
+    code = f"from setuptools import build_meta; build_meta.build_{kind}({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=checkout, capture_output=True, check=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    return checkout, site
+
+
+def test_an_editable_install_is_found_from_the_folder_above_the_checkout(tmp_path):
+    """There the checkout itself would be an empty package of that name, before any finder that setuptools installs."""
+    checkout, site = packages(tmp_path, "editable")
+    code = f"import site; site.addsitedir({str(site)!r}); import fusedrnn"
+    command = [sys.executable, "-S", "-c", code]  # -S: not what this environment has installed
+    run = subprocess.run(command, cwd=checkout.parent, capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == str(checkout / "fusedrnn" / "__init__.py")
+
+
+def test_a_wheel_has_the_package_alone(tmp_path):
+    _, site = packages(tmp_path, "wheel")
+    files = {str(path.relative_to(site)) for path in site.rglob("*") if path.is_file() and ".dist-info" not in str(path)}
+    assert files == {name for name in ours("fusedrnn") if "/" in name}
+    assert "fusedrnn/py.typed" in files
 
 
 def import_a_copy(tmp_path, extension=None):

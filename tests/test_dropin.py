@@ -57,6 +57,18 @@ def test_forward_takes_torchs_arguments_first(name):
     assert all(p.kind is p.KEYWORD_ONLY for p in mine[len(theirs) :])
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_docstring_lists_the_constructors_arguments_and_forward_says_what_it_returns(name):
+    ours, theirs = getattr(fusedrnn, name), getattr(torch.nn, name)
+    base = theirs if name.endswith("Cell") else torch.nn.RNNBase  # torch.nn's layers take (*args, **kwargs)
+    taken = set(inspect.signature(base).parameters) - {"mode", "proj_size"}
+    taken |= {"nonlinearity"} if name.startswith("RNN") else {"proj_size"} if name == "LSTM" else set()
+    listed = ours.__doc__.split(": torch.nn's\n")[0].rpartition("\n")[2]
+    assert set(listed.strip().split(", ")) == taken
+    assert ("\n    recompute: " in ours.__doc__) == issubclass(ours, torch.nn.RNNBase)
+    assert inspect.signature(ours.forward).return_annotation is not inspect.Signature.empty
+
+
 @pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)
 def test_construction_draws_names_and_prints_what_torch_does(name, kwargs):
     ours, torchs = both(name, kwargs)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks import gpu_check, gpu_report, gpu_targets, outcomes, timing
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-from benchmarks import gpu_check, gpu_report, gpu_targets, outcomes, timing  # noqa: E402
 
 
 def timed(seconds):
@@ -198,3 +198,16 @@ def test_it_is_a_program():
     command = [sys.executable, "-m", "benchmarks.gpu_check", "--help"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0 and "--budget" in run.stdout and "--race-to" not in run.stdout
+
+
+def test_the_record_of_the_build_names_no_folder_of_the_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu_check, "run", lambda *_, **__: (0, f"location  {gpu_check.ROOT / 'fusedrnn'}\n"))
+    assert gpu_check.build(1)["info"] == ["location  fusedrnn"]
+
+
+def test_without_torch_it_says_so_in_one_line():
+    code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('benchmarks.gpu_check', run_name='__main__')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    said = "python -m benchmarks.gpu_check needs torch: install its build for your CUDA, from pytorch.org\n"
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", said)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ def test_info_shows_versions_build_and_machine(capsys):
     main(["info"])
     lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "running" not in line)
     assert lines["fusedrnn"] == fusedrnn.__version__
+    assert lines["location"] == str(Path(fusedrnn.__file__).parent)
     assert lines["threads"] == str(torch.get_num_threads())
     main(["info"])
     printed = capsys.readouterr().out
@@ -28,6 +30,12 @@ def test_info_is_aligned(capsys):
     lines = capsys.readouterr().out.splitlines()
     column = lines[0].index(fusedrnn.__version__)
     assert all(line[column - 1] == " " != line[column] for line in lines)
+
+
+def test_the_version_is_an_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0 and capsys.readouterr().out == f"fusedrnn {fusedrnn.__version__}\n"
 
 
 def test_unknown_commands_are_refused(capsys):

@@ -1,5 +1,9 @@
 """The plan: what it decides, that it says why, and that its figures are those of the kernel."""
 
+import inspect
+import sys
+import typing
+
 import pytest
 import torch
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -199,3 +203,11 @@ def test_a_module_plans_each_of_its_layers_for_an_input(form):
 def test_a_module_plans_in_the_dtype_that_it_runs_in():
     layer, x = fusedrnn.GRU(3, 20).double(), torch.empty(7, 4, 3, dtype=torch.float64)
     assert layer.plan(x) == [plan("gru", 7, 4, 20, input_size=3, dtype=torch.float64)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs typing.get_overloads")
+def test_what_type_checkers_are_told_of_plan_is_what_it_takes():
+    taken = list(inspect.signature(fusedrnn.plan).parameters)
+    told = [inspect.signature(each) for each in typing.get_overloads(fusedrnn.plan)]
+    assert [list(each.parameters) for each in told] == [taken, taken]
+    assert [each.return_annotation for each in told] == ["Plan", "Plan | CudaPlan"]

@@ -68,6 +68,8 @@ class Cell(Untraced):
 class RNNCell(Cell, torch.nn.RNNCell):
     """One step of an Elman RNN (tanh or relu), a drop-in torch.nn.RNNCell.
 
+    input_size, hidden_size, bias, nonlinearity, device, dtype: torch.nn's
+
     Source: torch.nn.RNNCell's documentation, for the constructor's arguments and the formula.
     """
 
@@ -79,6 +81,8 @@ class RNNCell(Cell, torch.nn.RNNCell):
 class GRUCell(Cell, torch.nn.GRUCell):
     """One step of a GRU, a drop-in torch.nn.GRUCell.
 
+    input_size, hidden_size, bias, device, dtype: torch.nn's
+
     Source: torch.nn.GRUCell's documentation, for the constructor's arguments and the formula.
     """
 
@@ -89,6 +93,8 @@ class GRUCell(Cell, torch.nn.GRUCell):
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
     """One step of an LSTM, a drop-in torch.nn.LSTMCell.
+
+    input_size, hidden_size, bias, device, dtype: torch.nn's
 
     Source: torch.nn.LSTMCell's documentation, for the constructor's arguments and the formula.
     """

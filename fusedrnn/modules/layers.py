@@ -16,6 +16,9 @@ from .base import Recurrent
 class RNN(Recurrent, torch.nn.RNN):
     """Elman RNN (tanh or relu), a drop-in torch.nn.RNN with fused kernels.
 
+    input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype: torch.nn's
+    recompute: as in LSTM, but without effect: an RNN has no gates to keep
+
     Source: torch.nn.RNN's documentation, for the constructor's arguments and the formula.
     """
 
@@ -49,6 +52,9 @@ class RNN(Recurrent, torch.nn.RNN):
 class GRU(Recurrent, torch.nn.GRU):
     """Gated recurrent unit, a drop-in torch.nn.GRU with fused kernels.
 
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: torch.nn's
+    recompute: whether to keep no gates for the backward but compute them again there, in less memory and more time
+
     Source: torch.nn.GRU's documentation, for the constructor's arguments and the formula.
     """
 
@@ -69,6 +75,9 @@ class GRU(Recurrent, torch.nn.GRU):
 class LSTM(Recurrent, torch.nn.LSTM):
     """Long short-term memory with optional projection, a drop-in torch.nn.LSTM with fused kernels.
 
+    input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: torch.nn's
+    recompute: whether to keep no gates for the backward but compute them again there, in less memory and more time
+
     Source: torch.nn.LSTM's documentation, for the constructor's arguments and the formula.
     """
 
@@ -81,6 +90,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
         reset: Tensor | PackedSequence | None = None,
         reset_to: str = "zeros",
         return_cell_states: bool = False,
+    ) -> (
+        tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]
+        | tuple[Tensor | PackedSequence, tuple[Tensor, Tensor], Tensor | PackedSequence]
     ):
         """Run the layer over a sequence and return the output, the last states (h_n, c_n) and on request c.
 
