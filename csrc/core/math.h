@@ -1,6 +1,6 @@
 // exp, tanh and the logistic function without a branch, a table or a library call, of a number or of whatever behaves
 // like one: the CPU kernels give them vectors (cpu/lanes.inc), for which they overload the four functions that look into a
-// number: two_to, clamp, positive_part and where_positive.
+// number: two_to, clamp, positive_part and unless_zero.
 //
 // Both rest on expm1: a·x = n·ln2 + r with |r| <= ln2/2, expm1(a·x) = 2^n·expm1(r) + (2^n - 1), where a is -1 for the logistic
 // function and 2 for tanh. expm1(r)/r is the polynomial of the smallest relative error whose first coefficients are 1 and, for
@@ -95,10 +95,10 @@ FUSEDRNN_INLINE T positive_part(T x) {
   return x < T(0) ? T(0) : x;
 }
 
-// `value` where x is positive, and 0 elsewhere.
+// `value`, or 0 where x, which is not negative, is 0; where x is NaN, `value`.
 template <class T>
-FUSEDRNN_INLINE T where_positive(T x, T value) {
-  return x > T(0) ? value : T(0);
+FUSEDRNN_INLINE T unless_zero(T x, T value) {
+  return x == T(0) ? T(0) : value;
 }
 
 // 2^n and expm1(r) of a·x = n·ln2 + r, for |a·x| <= exp_max.

@@ -33,7 +33,7 @@ struct Rnn {
                                        T* d_prev) {
     const T h = next[0];
     if constexpr (kRelu) {
-      du[0] = where_positive(h, d_next[0]);
+      du[0] = unless_zero(h, d_next[0]);
     } else {
       du[0] = d_next[0] * (T(1) - h * h);
     }
