@@ -197,6 +197,15 @@ def _(nn):
         raise TypeError(f"it is a {kind.__module__.partition('.')[0]}.{kind.__name__}: use it before convert or after revert")
 
 
+@probe("a NaN in `weight_hh_l0` where every state is zeros: those are not multiplied")
+def _(nn):
+    layer = nn.GRU(I, H)
+    with torch.no_grad():
+        layer.weight_hh_l0[0, 0] = torch.nan
+    if not layer(torch.randn(1, B, I))[0].isnan().any():
+        raise ValueError("y is a number: no row of the step has another state")
+
+
 @probe("complex numbers")
 def _(nn):
     nn.GRU(I, H).to(torch.complex64)(sequence(dtype=torch.complex64))

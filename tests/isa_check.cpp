@@ -126,7 +126,7 @@ Outcome<T, S> run(const Case& c, const cpu::Kernels& kernels, int64_t stretch_ro
   const int64_t most_rows = std::max(B, stretch_rows);  // a step is never cut
   const auto workspace = [&](int64_t elements) {
     return std::unique_ptr<T, decltype(&std::free)>(
-        static_cast<T*>(std::aligned_alloc(64, (elements * sizeof(T) + 127) / 64 * 64)), std::free);
+        static_cast<T*>(std::aligned_alloc(64, (elements * sizeof(T) + 63) / 64 * 64)), std::free);
   };
 
   std::vector<Buffer<char>> w_ih, w_hh, w_hr;

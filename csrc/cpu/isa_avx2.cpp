@@ -12,6 +12,7 @@
 #endif
 
 #include "../core/config.h"
+#include "kernels.h"
 
 namespace fusedrnn::cpu::avx2 {
 FUSEDRNN_INLINE __m256 least(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
@@ -19,10 +20,12 @@ FUSEDRNN_INLINE __m256d least(__m256d a, __m256d b) { return _mm256_min_pd(a, b)
 FUSEDRNN_INLINE __m256 greatest(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 FUSEDRNN_INLINE __m256d greatest(__m256d a, __m256d b) { return _mm256_max_pd(a, b); }
 FUSEDRNN_INLINE __m256 load_first(const float* from, int64_t n) {
+  watch(from, n);
   const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_maskload_ps(from, _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), place));
 }
 FUSEDRNN_INLINE __m256d load_first(const double* from, int64_t n) {
+  watch(from, n);
   return _mm256_maskload_pd(from, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3)));
 }
 FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
@@ -31,6 +34,7 @@ FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
 }
 template <class V>
 FUSEDRNN_INLINE void stream(void* to, V value) {
+  watch(static_cast<const char*>(to), sizeof(V));
   if constexpr (sizeof(V) == 32) _mm256_stream_si256(static_cast<__m256i*>(to), __m256i(value));
   else *static_cast<V*>(to) = value;  // too small a part of a cache line
 }

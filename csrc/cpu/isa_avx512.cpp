@@ -20,8 +20,14 @@ FUSEDRNN_INLINE __m512 least(__m512 a, __m512 b) { return _mm512_maskz_min_ps(-1
 FUSEDRNN_INLINE __m512d least(__m512d a, __m512d b) { return _mm512_maskz_min_pd(-1, a, b); }
 FUSEDRNN_INLINE __m512 greatest(__m512 a, __m512 b) { return _mm512_maskz_max_ps(-1, a, b); }
 FUSEDRNN_INLINE __m512d greatest(__m512d a, __m512d b) { return _mm512_maskz_max_pd(-1, a, b); }
-FUSEDRNN_INLINE __m512 load_first(const float* from, int64_t n) { return _mm512_maskz_loadu_ps((1 << n) - 1, from); }
-FUSEDRNN_INLINE __m512d load_first(const double* from, int64_t n) { return _mm512_maskz_loadu_pd((1 << n) - 1, from); }
+FUSEDRNN_INLINE __m512 load_first(const float* from, int64_t n) {
+  watch(from, n);
+  return _mm512_maskz_loadu_ps((1 << n) - 1, from);
+}
+FUSEDRNN_INLINE __m512d load_first(const double* from, int64_t n) {
+  watch(from, n);
+  return _mm512_maskz_loadu_pd((1 << n) - 1, from);
+}
 FUSEDRNN_INLINE __m256i load_pieces(const void* a, const void* b) {
   return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(a))),
                                  _mm_loadu_si128(static_cast<const __m128i*>(b)), 1);
@@ -31,6 +37,7 @@ FUSEDRNN_INLINE __m512i load_pieces(const void* a, const void* b, const void* c,
 }
 template <class V>
 FUSEDRNN_INLINE void stream(void* to, V value) {
+  watch(static_cast<const char*>(to), sizeof(V));
   if constexpr (sizeof(V) == 64) _mm512_stream_si512(static_cast<__m512i*>(to), __m512i(value));
   else *static_cast<V*>(to) = value;  // no whole cache line
 }
@@ -48,10 +55,12 @@ FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
   return sum;
 }
 FUSEDRNN_INLINE __m512 load_first(const BFloat16* from, int64_t n) {
+  watch(from, n);
   const __m256i bits = _mm256_maskz_loadu_epi16((1 << n) - 1, from);
   return __m512(_mm512_maskz_slli_epi32(0xffff, _mm512_maskz_cvtepu16_epi32(0xffff, bits), 16));
 }
 FUSEDRNN_INLINE void store_first(BFloat16* to, __m512 value, int64_t n) {
+  watch(to, n);
   _mm256_mask_storeu_epi16(to, (1 << n) - 1, narrow(value));
 }
 }  // namespace fusedrnn::cpu::avx512

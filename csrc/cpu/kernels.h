@@ -21,6 +21,15 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// Has AddressSanitizer, where that watches, look at memory that an instruction of the processor's own reads or writes: it does not
+// see those.
+template <class E>
+inline __attribute__((always_inline)) void watch([[maybe_unused]] const E* place, [[maybe_unused]] int64_t n) {
+#if defined(__SANITIZE_ADDRESS__)
+  for (int64_t i = 0; i < n; ++i) static_cast<void>(*reinterpret_cast<const volatile char*>(place + i));
+#endif
+}
+
 // Gradients of one direction's weights. Null: not wanted.
 template <class T>
 struct DirectionGradients {
