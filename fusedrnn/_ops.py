@@ -349,7 +349,7 @@ def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *_rest, **_keywords):
 @register_flop_formula([torch.ops.fusedrnn.layer_backward, torch.ops.fusedrnn.layer_backward_])
 def _(d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *rest, **_keywords):
     needs, rows = rest[-1], math.prod(x[:-1])
-    carried = rows if needs[1] or len(x) < 3 else rows - x[1]  # nothing asks what reaches the first step's state
+    carried = rows if needs[1] or len(x) < 3 else max(0, rows - x[1])  # nothing asks what reaches the first step's state
     of_weights = [w for w, need in ((w_ih, needs[3]), (w_hh, needs[4]), (w_hr, needs[7])) if need]
     return _products(carried, w_hh) + _products(rows, w_ih if needs[0] else (), w_hr, *of_weights)
 
