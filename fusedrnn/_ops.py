@@ -159,7 +159,7 @@ _INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of
 
 
 def _first_derivative(d_outputs, inputs, rest, again):
-    """layer_backward in torch's own operations: of each of its results, the input and the derivative or None.
+    """layer_backward in torch's own operations: of each of its results, the input, whether it is needed, and it or None.
 
     inputs: leaves, or what leads on to some; rest: layer_backward's arguments behind them; again: whether the result is to
     be differentiated in turn
@@ -169,12 +169,16 @@ def _first_derivative(d_outputs, inputs, rest, again):
     batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = rest
     outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
     pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
-    asked = [t for t, need in _each(inputs, needs) if need and t is not None]
+    results = [(t, need and t is not None) for t, need in _each(inputs, needs)]
     first = torch.autograd.grad(
-        [o for o, _ in pairs], asked, [d.to(o.dtype) for o, d in pairs], create_graph=again, allow_unused=True
+        [o for o, _ in pairs],
+        [t for t, need in results if need],
+        [d.to(o.dtype) for o, d in pairs],
+        create_graph=again,
+        allow_unused=True,
     )
     first = iter(first)
-    return [(t, next(first) if need and t is not None else None) for t, need in _each(inputs, needs)]
+    return [(t, need, next(first) if need else None) for t, need in results]
 
 
 def _save_for_replay(ctx, inputs, output):
@@ -222,7 +226,7 @@ def _replay(ctx, *_grads):
         first = _first_derivative(build[:4], build[_INPUTS], ctx.rest, again=True)
         weighted = [
             (derivative, v)
-            for (_, derivative), v in zip(first, incoming, strict=True)
+            for (*_, derivative), v in zip(first, incoming, strict=True)
             if derivative is not None and v is not None and derivative.requires_grad
         ]
     second = torch.autograd.grad(
@@ -241,9 +245,8 @@ def _layer_backward_replay(*args):
     with torch.enable_grad():
         inputs = _unflatten(_leaves_of(flat, again), places)
         first = _first_derivative(args[:4], inputs, args[_INPUTS.stop :], again)
-    needs = [need and t is not None for t, need in _each(args[_INPUTS], args[-1])]
     nothing = lambda t, need: torch.zeros_like(t) if need else x.new_empty(0)
-    return [nothing(t, need) if d is None else d for (t, d), need in zip(first, needs, strict=True)]
+    return [nothing(t, need) if d is None else d for t, need, d in first]
 
 
 # --- torch.func -------------------------------------------------------------------------------------------------
@@ -302,15 +305,16 @@ def _one_by_one(op, info, in_dims, *args):
         ]  # fmt: skip
 
     runs = [op(*sample(i)) for i in range(info.batch_size or 1)]
-    outputs = [torch.stack(values)[: info.batch_size] for values in zip(*runs, strict=True)]
-    return outputs, [0] * len(outputs)
+    kind = type(runs[0])  # a tuple, or of an operator that returns Tensor[] a list: torch asks for the same
+    outputs = kind(torch.stack(values)[: info.batch_size] for values in zip(*runs, strict=True))
+    return outputs, kind([0] * len(outputs))
 
 
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
     weights, packed = slice(3, 8), args[8] is not None
     if packed or _any_vmapped(in_dims[weights]):
-        return tuple(map(tuple, _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)))
+        return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
     rows = _rows(args[0], in_dims[0], 1)
     args, axes = list(args), {0: 1, 1: 1, 2: 1, 9: 0, 10: 1}  # of the batch: x, h_0, c_0, lengths and reset
     for i, axis in axes.items():
@@ -327,7 +331,7 @@ def _(info, in_dims, *args):
 def _(info, in_dims, *args):
     states, weights = slice(3), slice(3, 7)
     if _any_vmapped(in_dims[weights]):
-        return tuple(map(tuple, _one_by_one(torch.ops.fusedrnn.cell, info, in_dims, *args)))
+        return _one_by_one(torch.ops.fusedrnn.cell, info, in_dims, *args)
     more = [_more_rows(t, dim, info.batch_size, 0) for t, dim in zip(args[states], in_dims[states])]
     return _samples_again(torch.ops.fusedrnn.cell(*more, *args[3:]), info.batch_size, _rows(args[0], in_dims[0], 0), 0)
 
