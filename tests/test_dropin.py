@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from helpers import CELLS, LAYERS, doubled, flat, make, outcome, random, states
+from helpers import CELLS, LAYERS, doubled, flat, make, moved, outcome, random, states
 from tolerances import assert_all_close, assert_close
 from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -342,3 +342,22 @@ def test_autocast_runs_in_its_dtype_and_trains_the_float32_weights(name, given, 
     for (parameter_name, mine), theirs in zip(ours.named_parameters(), exact.parameters()):
         assert mine.grad.dtype == torch.float32
         assert (mine.grad - theirs.grad).abs().max() < 0.05 * theirs.grad.abs().max(), parameter_name
+
+
+@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_nan_is_in_the_gradients_too(kind, table, device):
+    """Where the loss is NaN, what looks for that in the gradients has to see it."""
+    ours, torchs, _ = make(kind, 3, 20, table=table, dtype=torch.float32)
+    ours = ours.to(device)
+    x = torch.randn(*(() if table is CELLS else (4,)), 3, 3)
+    x[..., 0, 0] = torch.nan
+    hx = states(kind, *(() if table is CELLS else (1,)), 3, 20, dtype=torch.float32)
+    for loss in (torch.sum, lambda h: h.square().sum()):
+        found = []
+        for module in (ours, torchs):
+            own_x = x.to(next(module.parameters()).device, copy=True).requires_grad_()
+            h = flat(module(own_x, moved(hx, own_x.device)))[0]
+            gradients = torch.autograd.grad(loss(h), [own_x, *module.parameters()])
+            found.append([gradient.cpu().isnan() for gradient in gradients])
+        assert all(map(torch.equal, *found)) and any(gradient.any() for gradient in found[0])

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 import torch
-from helpers import CELLS, LAYERS, doubled, flat, layer_arguments, make, mapped, moved, outcome, random, states
+from helpers import LAYERS, doubled, layer_arguments, make, mapped, outcome, random, states
 from tolerances import assert_all_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -381,25 +381,6 @@ def test_infinities_and_nans_come_through(kind, device):
     ours, torchs = ours.to(device)(x.to(device))[0].cpu(), torchs(x)[0]  # cuDNN's ReLU may lose a NaN
     assert torch.equal(ours.isnan(), torchs.isnan())
     torch.testing.assert_close(ours, torchs, equal_nan=True)
-
-
-@pytest.mark.parametrize("table", [LAYERS, CELLS], ids=["layer", "cell"])
-@pytest.mark.parametrize("kind", LAYERS)
-def test_a_nan_is_in_the_gradients_too(kind, table, device):
-    """Where the loss is NaN, what looks for that in the gradients has to see it."""
-    ours, torchs, _ = make(kind, 3, 20, table=table, dtype=torch.float32)
-    ours = ours.to(device)
-    x = torch.randn(*(() if table is CELLS else (4,)), 3, 3)
-    x[..., 0, 0] = torch.nan
-    hx = states(kind, *(() if table is CELLS else (1,)), 3, 20, dtype=torch.float32)
-    for loss in (torch.sum, lambda h: h.square().sum()):
-        found = []
-        for module in (ours, torchs):
-            own_x = x.to(next(module.parameters()).device, copy=True).requires_grad_()
-            h = flat(module(own_x, moved(hx, own_x.device)))[0]
-            gradients = torch.autograd.grad(loss(h), [own_x, *module.parameters()])
-            found.append([gradient.cpu().isnan() for gradient in gradients])
-        assert all(map(torch.equal, *found)) and any(gradient.any() for gradient in found[0])
 
 
 def test_tiny_values_keep_their_relative_accuracy(device):
