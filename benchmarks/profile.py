@@ -23,15 +23,16 @@ from .timing import OURS, ROOT
 
 # kind of work → what the names of its functions have (csrc/cpu)
 KINDS = {
-    "products of the steps": r"multiply|sum_block|dot|Product",
+    "products of the steps": r"multiply|join_|sum_block|dot|Product",
     "products for the weights' gradients": r"add_block|add_rows|GradientWalk<.*>::place",
     "packing for the weights' gradients": r"GradientWalk",
-    "cells": r"_units|Walk<.*>::units",
-    "packing of weights": r"pack_",
+    "cells": r"_units|finish_rows",
+    "packing of weights": r"::pack(_|<)",
     "steps around them": r"ForwardWalk|BackwardWalk|Run<",
     "waiting for the other threads": r"Barrier|gomp|omp_",
     "copies": r"mem(move|cpy|set)",
 }
+OTHER = "Python, torch, system"
 PASSES = ("infer", "step")
 SETTLE = 0.5  # seconds between the last call before the record and the first in it
 
@@ -40,7 +41,7 @@ def kind_of(symbol, library):
     """The kind of work of a function; what is of none belongs to Python, torch and the system."""
     if "gomp" in library:
         return "waiting for the other threads"
-    return next((kind for kind, names in KINDS.items() if re.search(names, symbol)), "Python, torch, system")
+    return next((kind for kind, names in KINDS.items() if re.search(names, symbol)), OTHER)
 
 
 def shares(report):

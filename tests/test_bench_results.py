@@ -2,10 +2,15 @@
 
 import copy
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import asdict
 
 import pytest
 import torch
+
+from fusedrnn import _C
 
 pytest.importorskip("rich", reason="the benchmark prints through rich")
 pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
@@ -260,7 +265,7 @@ def test_the_profile_tells_kinds_of_work_apart():
         of.format(20, ours, f"void {space}add_block<float, float, 12, 2, false, {space}PanelToPack<float, float, float> >"),
         of.format(5, ours, f"{space}GradientWalk<float, float>::place_whole<{space}PackedPanel<float, float> >"),
         of.format(4, ours, f"{space}GradientWalk<float, float>::pack_some<8, true>"),
-        of.format(3, ours, f"{space}BackwardWalk<fusedrnn::Rnn<false>, float, float>::units"),
+        of.format(3, ours, f"{space}BackwardWalk<fusedrnn::Rnn<false>, float, float>::rows_of_units"),
         of.format(2, ours, f"{space}BackwardWalk<fusedrnn::Rnn<false>, float, float>::step"),
         of.format(1, "libgomp.so.1", "0x000000000001e02a"),
         of.format(1, "libpython3.11.so.1.0", "_PyEval_EvalFrameDefault"),
@@ -275,6 +280,16 @@ def test_the_profile_tells_kinds_of_work_apart():
         "waiting for the other threads": 0.01,
         "Python, torch, system": 0.01,
     }
+
+
+@pytest.mark.skipif(not shutil.which("nm"), reason="needs nm, which lists an extension's functions")
+def test_the_profile_knows_every_kernel():
+    listed = subprocess.run(["nm", "-C", "--defined-only", _C.__file__], capture_output=True, text=True, check=True).stdout
+    functions = [line.split(" ", 2)[2] for line in listed.splitlines() if re.search(r" [tTwW] .*cpu::(avx|portable|neon)", line)]
+    assert functions, "the kernels are in the extension, with their names"
+    # what begins a team of threads, and does nothing else
+    strange = [name for name in functions if profile.kind_of(name, "_C.so") == profile.OTHER]
+    assert [name for name in strange if not re.search(r"::(forward|backward|gradients)<", name)] == []
 
 
 def test_pictures_and_page_are_made(tmp_path):
