@@ -24,6 +24,8 @@ def test_few_rows_take_dot_products():
 
     assert dots(1, 10, 64) == dots(10, 1, 64) == dots(10, 4, 1024) == dots(12, 1, 1024) == [True, True]
     assert dots(1, 11, 64) == dots(11, 1, 64) == dots(1, 41, 1024) == dots(13, 1, 1024) == [False, False]
+    # of one row more steps, where its weights do not come from afar
+    assert dots(20, 1, 512) == [True, True] and dots(21, 1, 512) == dots(13, 2, 512) == [False, False]
     assert dots(2, 8, 64, input_size=96) == [True, False] and dots(2, 8, 96, input_size=64) == [False, True]
 
 

@@ -45,6 +45,12 @@ constexpr int64_t kLargeWeights = 4 << 20;
 // 1.3. They have other bits than packed weights.
 constexpr int64_t kDotRowsOfDepth = 6, kMostDotRows = 40, kMostDotSteps = 12;
 
+// More steps of a single row, of less than so many bytes of w_hh. In the time of packed weights, T=16 inference, one thread and two:
+// LSTM H=128 0.86 and 0.80, H=256 0.87 and 0.81, H=512 0.79 and 0.68, GRU H=256 0.86 and 0.50, RNN H=1024 0.75 and 0.68; AVX2 0.80
+// to 0.90, bfloat16 0.78 to 0.99, float64 0.66 to 0.90; T=20 0.88 to 0.90 and bfloat16 0.73 to 1.03; T=24 0.92 to 1.04 and 1.17; GRU
+// H=1024 1.08 and 0.96.
+constexpr int64_t kMostDotStepsOfOne = 20, kNearDotWeights = 8 << 20;
+
 // Where bits may not depend on the number of rows, one step's products are dot products from this depth on. An LSTMCell's call,
 // one thread, in the time of packing a slice at a time: H=64 B=1 0.68, B=8 0.87, B=32 1.24, B=256 1.47; H=128 0.47, B=32 1.07,
 // 1.22; H=200 0.42, 1.01, 1.15; AVX2 H=64 0.63, 1.00, 1.13, H=128 0.44, 0.94, 1.04.
@@ -65,7 +71,8 @@ void choose_weights(const Shape& s, const VectorUnit& unit, bool batch_invariant
   const Weights copied = s.steps > 1 ? Weights::packed : Weights::sliced;
   const Weights copied_inputs = p.inputs_at_once ? Weights::sliced : copied;
   const auto dots_or = [&](Weights otherwise, int64_t depth) {
-    const bool few = s.steps <= kMostDotSteps && s.rows <= std::min(depth / kDotRowsOfDepth, kMostDotRows);
+    const int64_t most = s.batch == 1 && step_weights(s) * bytes_of(s.weights) < kNearDotWeights ? kMostDotStepsOfOne : kMostDotSteps;
+    const bool few = s.steps <= most && s.rows <= std::min(depth / kDotRowsOfDepth, kMostDotRows);
     const bool dots = batch_invariant ? s.steps <= 1 && depth >= kDotDepth : few;
     return dots ? Weights::dots : otherwise;
   };
