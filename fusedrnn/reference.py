@@ -147,7 +147,8 @@ def direction(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, alive, reset, cell, rev
             h, c = torch.where(lives, h_t, h), torch.where(lives, c_t, c)
             ys[t], cs[t] = torch.where(lives, h_t, 0), torch.where(lives, c_t, 0)
     if T == 0:
-        return gx[..., : h.size(-1)], h, c, gx[..., : c.size(-1)]  # empty, and in the graph as an output should be
+        empty = gx.sum(-1, keepdim=True)  # and in the graph, as an output should be
+        return empty.expand(-1, -1, h.size(-1)), h, c, empty.expand(-1, -1, c.size(-1))
     return torch.stack(ys), h, c, torch.stack(cs)
 
 

@@ -211,6 +211,88 @@ def test_every_edge_of_tiles_chunks_and_groups(kind, B, H, dtype, device):
         assert_all_close(outcome(ours, x), outcome(torchs, x), outcome(truth, x.double()))
 
 
+# sequences that are not the first of their group, or of their chunk
+@pytest.mark.parametrize("device", [SMALL, NARROW], ids=["small", "narrow"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("option", ["hx", "packed", "lengths and reset", "lengths and reset to hx"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_options_in_every_group_and_chunk(kind, option, dtype, device):
+    B, H, T = 40, 33, 5
+    ours, torchs, truth = make(kind, I, H, dtype=dtype, bidirectional=True)
+    x, hx = random(T, B, I, dtype=dtype), states(kind, 2, B, H, dtype=dtype)
+    lengths, given = (torch.arange(B) * 7 % (T + 1)).tolist(), {}
+    if option == "packed":
+        x = pack_padded_sequence(x, [max(1, length) for length in lengths], enforce_sorted=False)
+    elif option != "hx":
+        given = {"lengths": lengths, "reset": torch.arange(T * B).view(T, B) * 11 % 17 < 5}
+        given["reset_to"] = "hx" if option.endswith("hx") else "zeros"
+        torchs, truth = Alone(torchs), Alone(truth)
+    with host_executor(device, "persistent"):
+        mine = outcome(ours, x, hx, **given)
+    assert_all_close(mine, outcome(torchs, x, hx, **given), outcome(truth, x.double(), doubled(hx), **given))
+
+
+@pytest.mark.parametrize("strategy", ["persistent", "stepwise"])
+def test_more_lengths_than_one_upload_carries(strategy):
+    ours, torchs, truth = make("gru", 1, 2, dtype=torch.float32)
+    x, lengths = random(5, 600, 1, dtype=torch.float32), [b % 6 for b in range(600)]
+    with host_executor("A100", strategy):
+        mine = outcome(ours, x, lengths=lengths)
+    theirs, expected = outcome(Alone(torchs), x, lengths=lengths), outcome(Alone(truth), x.double(), lengths=lengths)
+    assert_all_close(mine, theirs, expected)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_padding_is_not_read(cut):
+    ours = make("lstm", I, CUTS[cut][2], dtype=torch.float32)[0]
+    x, ended = random(T, B, I, dtype=torch.float32), torch.arange(T).view(T, 1) >= torch.tensor(LENGTHS)
+
+    def run(padding):
+        for parameter in ours.parameters():
+            parameter.grad = None
+        with host_executor(CUTS[cut][1], CUTS[cut][0]):
+            y = ours(x.masked_fill(ended.unsqueeze(2), padding), lengths=LENGTHS)[0]
+            y.backward(torch.ones_like(y).masked_fill(ended.unsqueeze(2), padding))
+        return [y, *(parameter.grad for parameter in ours.parameters())]
+
+    for of_numbers, of_nan in zip(run(0.0), run(torch.nan), strict=True):
+        assert torch.equal(of_numbers, of_nan)
+
+
+@pytest.mark.parametrize("T", [0, 5])
+def test_a_projection_wider_than_the_state(T):
+    """torch.nn's modules refuse it, the functions do not."""
+    P, H = 5, 2
+    shapes = [(4 * H, I), (4 * H, P), (4 * H,), (4 * H,), (P, H)]
+    own = [random(*shape, dtype=torch.float32).requires_grad_() for shape in shapes]
+    x = random(T, B, I, dtype=torch.float32).requires_grad_()
+
+    def run():
+        y, (h_n, c_n) = fusedrnn.functional.lstm(x, [fusedrnn.functional.Weights(*own)])
+        return [y, h_n, c_n, *torch.autograd.grad(y.sum() + h_n.sum() + c_n.sum(), own)]
+
+    with host_executor("A100"):
+        mine = run()
+    for found, expected in zip(mine, run(), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_what_was_saved_may_come_back_in_another_layout(cut):
+    """As torch.autograd.graph.saved_tensors_hooks may bring it."""
+    ours, x = make("lstm", I, CUTS[cut][2], dtype=torch.float32)[0], random(T, B, I, dtype=torch.float32)
+
+    def apart(saved):
+        return torch.stack([saved, saved], -1)[..., 0]
+
+    with host_executor(CUTS[cut][1], CUTS[cut][0]):
+        expected = outcome(ours, x)
+        with torch.autograd.graph.saved_tensors_hooks(apart, lambda saved: saved):
+            found = outcome(ours, x)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
+
+
 @pytest.mark.parametrize("T, B", [(70_000, 1), (2, 70_000)], ids=["steps", "sequences"])
 @pytest.mark.parametrize("kind", ["lstm", "gru"])
 def test_more_than_65535_steps_or_sequences(kind, T, B):

@@ -167,7 +167,7 @@ std::vector<Tensor> backward_cuda(const Layer& layer, const Gradients& gradients
 
   const bool has_values = s.cell.saved > 0 || s.projected;
   const bool recomputes = has_values && !saved_in.numel() && N > 0;
-  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in;
+  const Tensor saved = recomputes ? recompute_saved(l, layer, y, c) : saved_in.contiguous();
   const int64_t width = saved.numel() ? l.saved_width() : 0, d_width = extra + GH;
   // One thread reads what is saved of a unit at a step and then writes its gradients.
   const bool in_place = (overwrite || recomputes) && s.cell.slots() * H >= d_width && width > 0;
