@@ -103,6 +103,13 @@ def _(nn):
     torch.vmap(torch.func.grad(loss), in_dims=(None, 0))(dict(layer.named_parameters()), torch.randn(2, T, 1, I))
 
 
+@probe("per-sample gradients by ExpandedWeights (`call_for_per_sample_grads`)")
+def _(nn):
+    from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
+
+    call_for_per_sample_grads(nn.GRU(I, H, batch_first=True))(torch.randn(B, T, I))[0].sum().backward()
+
+
 @probe("batched gradients (`is_grads_batched=True`)")
 def _(nn):
     x = sequence(requires_grad=True)

@@ -127,7 +127,7 @@ def lstm(
 
     Source: torch.nn.LSTM's documentation.
     """
-    h_0, c_0 = (None, None) if hx is None else hx
+    h_0, c_0 = (None, None) if hx is None else pair(hx)
     y, h_n, c_n, c = run_layers(
         "lstm",
         x,
@@ -159,8 +159,19 @@ def gru_cell(x: Tensor, weights: Weights, hx: Tensor | None = None) -> Tensor:
 
 def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Run one step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
-    h_0, c_0 = (None, None) if hx is None else hx
+    h_0, c_0 = (None, None) if hx is None else pair(hx)
     return run_cell("lstm", x, h_0, c_0, *weights[:4])
+
+
+def pair(hx: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return an LSTM's first states, h_0 and c_0, as they were given; raises torch.nn's kinds of error where they are no two."""
+    if isinstance(hx, Tensor):
+        raise TypeError(f"an LSTM's hx must be the pair (h_0, c_0); got one tensor of {tuple(hx.shape)}")
+    if len(hx) != 2:
+        raise RuntimeError(f"an LSTM expects two hidden states, h_0 and c_0; got {len(hx)}")
+    if hx[0] is None or hx[1] is None:
+        raise TypeError(f"an LSTM expects both of h_0 and c_0, or no hx at all; got None for {'h_0' if hx[0] is None else 'c_0'}")
+    return hx
 
 
 def cell_of(nonlinearity: str) -> str:

@@ -273,6 +273,27 @@ def test_our_classes_can_be_subclassed(device):
     assert torch.equal(pickle.loads(pickle.dumps(module))(x)[0], module(x)[0])
 
 
+@pytest.mark.parametrize("way", ["__getattr__", "property"])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_subclass_has_a_say_in_what_its_weights_are(name, way):
+    """As Pyro's modules have, which draw or register what is read."""
+    weight = "weight_hh" if name.endswith("Cell") else "weight_hh_l0"
+
+    def halved(module):
+        return module._parameters[weight] / 2
+
+    def get(module, attribute):
+        return halved(module) if attribute == weight else torch.nn.Module.__getattr__(module, attribute)
+
+    ours, torchs = both(name, {})
+    for module in (ours, torchs):
+        module.__class__ = type("Given", (type(module),), {"__getattr__": get} if way == "__getattr__" else {weight: property(halved)})
+    x = an_input(name)
+    hx = states(name.removesuffix("Cell").lower(), *((3, 7) if name.endswith("Cell") else (1, 3, 7)), dtype=x.dtype)
+    for found, expected in zip(flat(ours(x, hx)), flat(torchs(x, hx)), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 class Checked:
     def check_input(self, input, batch_sizes):
         if input.isnan().any():

@@ -61,6 +61,7 @@ CALLS = {
     "state batch": ("RNN", (torch.zeros(5, 3, 4), torch.zeros(1, 2, 7)), ["(1, 3, 7)", "[1, 2, 7]"]),
     "state layers": ("LSTM", (torch.zeros(5, 3, 4), pair(2, 3, 7)), ["hidden[0]", "(1, 3, 7)", "[2, 3, 7]"]),
     "three states": ("LSTM", (torch.zeros(5, 3, 4), pair(1, 3, 7) + pair(1, 3, 7)[:1]), ["two hidden states", "got 3"]),
+    "one state of two": ("LSTMCell", (torch.zeros(3, 4), pair(3, 7)[:1]), ["two hidden states", "got 1"]),
     "cell state size": (
         "LSTM",
         (torch.zeros(5, 3, 4), (torch.zeros(1, 3, 7), torch.zeros(1, 3, 6))),
@@ -91,6 +92,14 @@ def test_call_is_refused_as_torch_does(name, args, parts, device):
 def assert_says(error, parts):
     message = str(error.value)
     assert all(part in message for part in parts), f"{message!r} does not hold all of {parts}"
+
+
+@pytest.mark.parametrize("name, shape", [("LSTM", (5, 3, 4)), ("LSTMCell", (3, 4))])
+def test_states_are_a_pair_of_tensors(name, shape, device):
+    module, x, h = getattr(fusedrnn, name)(4, 7, device=device), torch.zeros(shape, device=device), torch.zeros(2, 3, 7, device=device)
+    for hx, message in [(h, r"must be the pair \(h_0, c_0\); got one tensor of \(2, 3, 7\)"), ((h, None), "got None for c_0")]:
+        with pytest.raises(TypeError, match=message):
+            module(x, hx)
 
 
 @pytest.mark.parametrize(

@@ -26,9 +26,9 @@ from ..plan import CudaPlan, Plan, plan
 _call = _ops.direct("module", None)
 
 
-def weights_of(module: torch.nn.Module, names: Sequence[str]) -> list[Tensor | None]:
+def weights_of(module: Ours, names: Sequence[str]) -> list[Tensor | None]:
     """Return the weights of those names as they stand now: parameters, or what a reparametrisation puts in their place."""
-    plain = module._parameters  # an eighth of getattr's time, and right for every plain parameter
+    plain = module._parameters if module._weights_are_plain else {}  # an eighth of getattr's time
     return [plain[name] if name in plain else getattr(module, name) for name in names]
 
 
@@ -44,8 +44,16 @@ def _refuse(tool: str, instead: str) -> None:
     raise NotImplementedError(f"{tool} cannot follow fusedrnn's layers: use {instead}, or fusedrnn.revert(model) first")
 
 
-class Untraced:
+class Ours:
     """Mixed into every module of ours."""
+
+    _weights_are_plain = True  # or a subclass has a say in what is read under their names, as Pyro's modules have
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        by_torch = getattr(cls, "__getattr__", None) in (None, torch.nn.Module.__getattr__)
+        by_class = any(name.startswith(("weight_", "bias_")) for base in cls.__mro__ for name in vars(base))
+        cls._weights_are_plain = by_torch and cls.__getattribute__ is object.__getattribute__ and not by_class
 
     def __prepare_scriptable__(self):
         """Answer torch.jit.script, which asks for this before it reads any source."""
@@ -55,7 +63,7 @@ class Untraced:
 _TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
 
 
-class Recurrent(Untraced):
+class Recurrent(Ours):
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
 
     recompute: whether to keep no gates for the backward but compute them again there; may be set at any time
@@ -85,7 +93,7 @@ class Recurrent(Untraced):
 
         Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
         """
-        if not parametrize.is_parametrized(self, "weight_ih_l0"):  # computed anew whenever it is looked at
+        if self._weights_are_plain and not parametrize.is_parametrized(self, "weight_ih_l0"):  # else anew whenever asked for
             _check_dtype(input, weights_of(self, ("weight_ih_l0",))[0])
         dims = 3 if batch_sizes is None else 2
         if input.dim() != dims:
@@ -132,7 +140,7 @@ class Recurrent(Untraced):
 
         states: the tuple of first states, (h_0,) or (h_0, c_0), or None
         """
-        if self._checks_are_ours and not torch.compiler.is_dynamo_compiling():
+        if self._checks_are_ours and self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
             if results is not None:
                 return results
@@ -202,8 +210,6 @@ class Recurrent(Untraced):
     def _check(self, x, states, batch_sizes):
         if states is None:
             self.check_input(x, batch_sizes)
-        elif len(states) != 1 + (self.mode == "LSTM"):
-            raise RuntimeError(f"lstm expects two hidden states, h_0 and c_0; got {len(states)}")
         else:
             self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
 

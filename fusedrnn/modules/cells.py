@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from .. import _ops, functional
-from .base import Untraced, refuse_tracers, weights_of
+from .base import Ours, refuse_tracers, weights_of
 
 _call = _ops.direct("cell_module", None)  # most calls: an LSTM's, one thread, B=1 H=64 in 9.9 µs instead of 12.7
 _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
-class Cell(Untraced):
+class Cell(Ours):
     """What the cells share, mixed into a subclass of torch.nn.RNNCellBase. A call takes about as long as its step."""
 
     def _step(self, cell: str, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
         """Run one step and return h and, of an LSTM, c: (B, H), or (H,) of an input without B."""
-        if not torch.compiler.is_dynamo_compiling():
+        if self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, cell, input, h_0, c_0)
             if results is not None:
                 return results
@@ -101,5 +101,5 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); all without B for one sample."""
-        h_0, c_0 = (None, None) if hx is None else hx
+        h_0, c_0 = (None, None) if hx is None else functional.pair(hx)
         return self._step("lstm", input, h_0, c_0)
