@@ -164,13 +164,17 @@ def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = No
 
 
 def pair(hx: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return an LSTM's first states, h_0 and c_0, as they were given; raises torch.nn's kinds of error where they are no two."""
+    """Return an LSTM's first states, h_0 and c_0, as they were given.
+
+    Raises, as torch.nn does, TypeError for a single tensor and where one is None, RuntimeError where they are no two.
+    """
     if isinstance(hx, Tensor):
         raise TypeError(f"an LSTM's hx must be the pair (h_0, c_0); got one tensor of {tuple(hx.shape)}")
     if len(hx) != 2:
         raise RuntimeError(f"an LSTM expects two hidden states, h_0 and c_0; got {len(hx)}")
     if hx[0] is None or hx[1] is None:
-        raise TypeError(f"an LSTM expects both of h_0 and c_0, or no hx at all; got None for {'h_0' if hx[0] is None else 'c_0'}")
+        missing = "h_0" if hx[0] is None else "c_0"
+        raise TypeError(f"an LSTM expects both of h_0 and c_0, or no hx at all; got None for {missing}")
     return hx
 
 

@@ -208,11 +208,11 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple[int, int, in
 class set_batch_invariant:
     """Whether, on the CPU, the bits of a row's results may not depend on how many rows share its batch.
 
-    A few rows in all, up to 40 of at most 12 steps (a single row of 20), are faster by products that sum in another order than those of many:
-    up to five times, of T = 2 and B = 1; and so is a single row of any number of steps, by up to a seventh. With
-    set_batch_invariant(True) they are not taken, and a row's outputs and gradients have the same bits in any batch,
-    though a single step, where no row has more, others than the same step of a longer sequence. By either setting bits do
-    not depend on the number of threads, and are the same from run to run.
+    A few rows in all, up to 40 of at most 12 steps, a single one of 20, are faster by products that sum in another order
+    than those of many: up to five times, of T = 2 and B = 1; and so is a single row of any number of steps, by up to a
+    seventh. With set_batch_invariant(True) they are not taken, and a row's outputs and gradients have the same bits in any
+    batch, though a single step, where no row has more, others than the same step of a longer sequence. By either setting
+    bits do not depend on the number of threads, and are the same from run to run.
 
     Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
     until its end, like torch.set_grad_enabled. False to begin with. CUDA knows no such choice.

@@ -284,8 +284,8 @@ def test_the_profile_tells_kinds_of_work_apart():
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="needs nm, which lists an extension's functions")
 def test_the_profile_knows_every_kernel():
-    listed = subprocess.run(["nm", "-C", "--defined-only", _C.__file__], capture_output=True, text=True, check=True).stdout
-    functions = [line.split(" ", 2)[2] for line in listed.splitlines() if re.search(r" [tTwW] .*cpu::(avx|portable|neon)", line)]
+    listed = subprocess.run(["nm", "-C", "--defined-only", _C.__file__], capture_output=True, text=True, check=True)
+    functions = re.findall(r" [tTwW] (.*cpu::(?:avx|portable|neon).*)", listed.stdout)
     assert functions, "the kernels are in the extension, with their names"
     # what begins a team of threads, and does nothing else
     strange = [name for name in functions if profile.kind_of(name, "_C.so") == profile.OTHER]

@@ -286,8 +286,9 @@ def test_a_subclass_has_a_say_in_what_its_weights_are(name, way):
         return halved(module) if attribute == weight else torch.nn.Module.__getattr__(module, attribute)
 
     ours, torchs = both(name, {})
+    body = {"__getattr__": get} if way == "__getattr__" else {weight: property(halved)}
     for module in (ours, torchs):
-        module.__class__ = type("Given", (type(module),), {"__getattr__": get} if way == "__getattr__" else {weight: property(halved)})
+        module.__class__ = type("Given", (type(module),), body)
     x = an_input(name)
     hx = states(name.removesuffix("Cell").lower(), *((3, 7) if name.endswith("Cell") else (1, 3, 7)), dtype=x.dtype)
     for found, expected in zip(flat(ours(x, hx)), flat(torchs(x, hx)), strict=True):

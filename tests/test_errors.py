@@ -96,10 +96,11 @@ def assert_says(error, parts):
 
 @pytest.mark.parametrize("name, shape", [("LSTM", (5, 3, 4)), ("LSTMCell", (3, 4))])
 def test_states_are_a_pair_of_tensors(name, shape, device):
-    module, x, h = getattr(fusedrnn, name)(4, 7, device=device), torch.zeros(shape, device=device), torch.zeros(2, 3, 7, device=device)
-    for hx, message in [(h, r"must be the pair \(h_0, c_0\); got one tensor of \(2, 3, 7\)"), ((h, None), "got None for c_0")]:
+    module, h = getattr(fusedrnn, name)(4, 7, device=device), torch.zeros(2, 3, 7, device=device)
+    of_one = r"must be the pair \(h_0, c_0\); got one tensor of \(2, 3, 7\)"
+    for hx, message in [(h, of_one), ((h, None), "got None for c_0")]:
         with pytest.raises(TypeError, match=message):
-            module(x, hx)
+            module(torch.zeros(shape, device=device), hx)
 
 
 @pytest.mark.parametrize(

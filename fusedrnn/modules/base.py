@@ -93,7 +93,8 @@ class Recurrent(Ours):
 
         Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
         """
-        if self._weights_are_plain and not parametrize.is_parametrized(self, "weight_ih_l0"):  # else anew whenever asked for
+        if self._weights_are_plain and not parametrize.is_parametrized(self, "weight_ih_l0"):
+            # what is made anew whenever it is asked for is checked once it is (`_run_layers`)
             _check_dtype(input, weights_of(self, ("weight_ih_l0",))[0])
         dims = 3 if batch_sizes is None else 2
         if input.dim() != dims:
