@@ -1,5 +1,6 @@
 """The threads of a call, with OpenMP and without it: teams whose members meet at every step."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,18 @@ def test_teams_meet_at_every_step(flags, source, tmp_path):
     subprocess.run(["g++", "-std=c++20", "-O2", "-Wall", *flags, *files, "-o", str(program)], check=True)
     run = subprocess.run([str(program)], capture_output=True, text=True, timeout=120)
     assert run.returncode == 0 and run.stdout == f"{source}, 8, 8\n", run.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux says where a thread runs")
+def test_no_thread_stays_on_the_callers_processor(tmp_path):
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("needs two processors")
+    home, other = sorted(os.sched_getaffinity(0))[:2]
+    program = tmp_path / "placement_check"
+    files = [str(HERE / "placement_check.cpp"), str(HERE.parent / "csrc/cpu/team.cpp")]
+    subprocess.run(["g++", "-std=c++20", "-O2", "-Wall", "-fopenmp", *files, "-o", str(program)], check=True)
+    run = subprocess.run([str(program), str(home), str(other)], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0 and run.stdout == 20 * f"{other} 2\n", run.stdout
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="puts a function of its own before the C library's")

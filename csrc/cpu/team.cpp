@@ -41,12 +41,40 @@ void pause() {
 #endif
 }
 
+// Where this thread runs, or -1 where that is not known.
+int processor() {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// A thread that the system woke on the caller's own processor goes to another one that it may run on. There it would take turns with
+// the caller, slices of milliseconds, since neither yields where libgomp waits, until the system moves one of them. In a virtual
+// machine of two processors, Linux 6.18, two threads, inference after a pause of 50 ms, median: LSTM B=8 T=50 H=64 5.0 ms before this
+// and 0.7 with it, RNN B=1 T=128 H=128 1.3 to 5.0 and 0.6; of the three calls after it the slowest tenth 4.4 and 0.25 ms.
+void leave(int processor) {
+#if defined(__linux__)
+  cpu_set_t all, others;
+  if (sched_getaffinity(0, sizeof all, &all)) return;
+  others = all;
+  CPU_CLR(processor, &others);
+  if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
+#endif
+}
+
 // Calls body(thread, threads) on that many threads at once, or on as many as are granted.
 template <class Body>
 void in_parallel(int threads, const Body& body) {
 #if defined(_OPENMP)
+  const int home = processor();
 #pragma omp parallel num_threads(threads)
-  body(omp_get_thread_num(), omp_get_num_threads());
+  {
+    const int id = omp_get_thread_num();
+    if (id > 0 && home >= 0 && processor() == home) leave(home);
+    body(id, omp_get_num_threads());
+  }
 #else
   std::atomic<int> granted{0};  // known when all are there that will be
   std::vector<std::thread> others;
