@@ -41,6 +41,7 @@ void pause() {
 #endif
 }
 
+#if defined(_OPENMP)
 // Where this thread runs, or -1 where that is not known.
 int processor() {
 #if defined(__linux__)
@@ -63,6 +64,7 @@ void leave(int processor) {
   if (CPU_COUNT(&others) && !sched_setaffinity(0, sizeof others, &others)) sched_setaffinity(0, sizeof all, &all);
 #endif
 }
+#endif
 
 // Calls body(thread, threads) on that many threads at once, or on as many as are granted.
 template <class Body>
