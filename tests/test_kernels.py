@@ -129,8 +129,8 @@ def test_one_row_of_weights_in_one_stream(kind, H, dtype, kernels, batch_invaria
 
 
 # One row, whose chains are cut into parts (kMostParts) where they are few or long, with what is left beyond equal parts: units
-# that fill one vector, several and part of one, weights that 41 steps pack, 21 in the forward alone
-# and 13 not at all, read forth and back.
+# that fill one vector, several and part of one, weights that 41 steps pack, 21 in the forward alone and 13 not at all, read forth
+# and back.
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("T", [13, 21, 41])
 @pytest.mark.parametrize("kind", LAYERS)

@@ -53,8 +53,9 @@ int processor() {
 
 // A thread that the system woke on the caller's own processor goes to another one that it may run on. There it would take turns with
 // the caller, slices of milliseconds, since neither yields where libgomp waits, until the system moves one of them. In a virtual
-// machine of two processors, Linux 6.18, two threads, inference after a pause of 50 ms, median: LSTM B=8 T=50 H=64 5.0 ms before this
-// and 0.7 with it, RNN B=1 T=128 H=128 1.3 to 5.0 and 0.6; of the three calls after it the slowest tenth 4.4 and 0.25 ms.
+// machine of two processors, Linux 6.18, two threads, inference after a `time.sleep(0.05)`, median of 40: LSTM B=8 T=50
+// H=64 5.0 ms before this and 0.7 with it, RNN B=1 T=128 H=128 1.3 to 5.0 and 0.6; of the three calls after it the slowest tenth 4.4
+// and 0.25 ms.
 void leave(int processor) {
 #if defined(__linux__)
   cpu_set_t all, others;
