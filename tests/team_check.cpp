@@ -47,8 +47,9 @@ void count(void* context, int thread, int threads) {
 int main() {
   int failures = 0, largest_team = 0, most = 0;
   for (int directions = 1; directions <= 2; ++directions)
-    for (int batch = 1; batch <= 2; ++batch)
-      for (const auto [units, helpers] : {std::pair{1, 0}, {2, 0}, {1, 1}}) {
+    for (int batch = 1; batch <= 3; ++batch)
+      for (const auto [units, helpers] : {std::pair{1, 0}, {1, 1}, {2, 0}, {3, 0}, {5, 0}, {7, 0}, {8, 0}}) {
+        if (directions * batch * units * (1 + helpers) > kMost) continue;
         CpuPlan plan{};
         plan.direction_parts = directions, plan.batch_parts = batch, plan.unit_parts = units, plan.helpers = helpers;
         plan.threads = directions * batch * units * (1 + helpers);
