@@ -142,6 +142,15 @@ def _(nn):
     y.sum().backward()
 
 
+@probe("changing a cell's bias in place before the backward")
+def _(nn):
+    cell = nn.LSTMCell(I, H)
+    h, _ = cell(sequence()[0])
+    with torch.no_grad():
+        cell.bias_hh.mul_(2)
+    h.sum().backward()
+
+
 @probe("changing `x` in place before the backward, `batch_first=True`: torch.nn saves a copy")
 def _(nn):
     x = torch.randn(B, T, I)
@@ -172,7 +181,7 @@ def _(nn):
         assert forward_ad.unpack_dual(d_x).tangent is not None
 
 
-@probe("a parametrization is evaluated once a call, so that dropout of weights has one mask")
+@probe("a parametrization is evaluated once a call: dropout of weights has one mask, `spectral_norm` makes one iteration")
 def _(nn):
     layer, calls = nn.LSTM(I, H), []
 

@@ -74,17 +74,25 @@ def _kept(x: Tensor) -> torch.dtype:
     return _arithmetic(x)
 
 
-def _check_devices(x, h_0, c_0, reset, *lists):
+def roles(weights, directions):
+    """A layer's weights, one list as the op takes them, as five: w_ih, w_hh, b_ih, b_hh, w_hr, of each direction one or none."""
+    w_ih, w_hh, *others = (weights[i : i + directions] for i in range(0, len(weights), directions))
+    w_hr = others.pop() if len(others) % 2 else []
+    return w_ih, w_hh, *(others or ([], [])), w_hr
+
+
+def _check_devices(x, h_0, c_0, reset, weights, directions):
     names = ("h_0", "c_0", "reset", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
-    for name, tensors in zip(names, ([h_0], [c_0], [reset], *lists), strict=True):
-        for t in tensors or ():
+    for name, tensors in zip(names, ([h_0], [c_0], [reset], *roles(weights, directions)), strict=True):
+        for t in tensors:
             if t is not None and t.device != x.device:
                 raise RuntimeError(f"{name} is on {t.device} but x is on {x.device}")
 
 
-def _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, c_kept):
+def _outputs(x, h_0, weights, batch_sizes, cell, reverse, c_kept):
     """y, h_n, c_n, c without contents."""
-    D, H = len(reverse), _hidden(w_hh, cell)
+    D, H = len(reverse), _hidden(weights, cell)
+    *_, w_hr = roles(weights, D)
     P = w_hr[0].shape[0] if w_hr else H
     if batch_sizes is None:
         B = x.shape[1]
@@ -103,26 +111,23 @@ def _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, c_kept):
     )
 
 
-def _hidden(w_hh, cell):
-    return w_hh[0].shape[0] // CELLS[cell]["gates"]
+def _hidden(weights, cell):
+    return weights[0].shape[0] // CELLS[cell]["gates"]
 
 
 @torch.library.register_fake("fusedrnn::layer")
 def _(
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states,
-    recompute=False,
+    x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute=False
 ):  # fmt: skip
-    _check_devices(x, h_0, c_0, reset, w_ih, w_hh, b_ih, b_hh, w_hr)
-    return _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, cell_states)
+    _check_devices(x, h_0, c_0, reset, weights, len(reverse))
+    return _outputs(x, h_0, weights, batch_sizes, cell, reverse, cell_states)
 
 
 @torch.library.register_fake("fusedrnn::layer_forward")
-def _(
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, save, cell_states
-):  # fmt: skip
-    _check_devices(x, h_0, c_0, reset, w_ih, w_hh, b_ih, b_hh, w_hr)
-    outputs = _outputs(x, h_0, w_hh, w_hr, batch_sizes, cell, reverse, save or cell_states)
-    info, H = CELLS[cell], _hidden(w_hh, cell)
+def _(x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, save, cell_states):
+    _check_devices(x, h_0, c_0, reset, weights, len(reverse))
+    outputs = _outputs(x, h_0, weights, batch_sizes, cell, reverse, save or cell_states)
+    info, H, (*_, w_hr) = CELLS[cell], _hidden(weights, cell), roles(weights, len(reverse))
     if save and (info["saved"] or w_hr):
         rows = x.shape[0] if batch_sizes is not None else x.shape[0] * x.shape[1]
         width = (max(info["gates"], info["saved"]) + bool(w_hr)) * H
@@ -135,19 +140,19 @@ def _(
 @torch.library.register_fake("fusedrnn::layer_backward_")
 @torch.library.register_fake("fusedrnn::layer_backward")
 def _(
-    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse,
-    reset_to_hx, y, c, saved, needs
+    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, y, c, saved, needs
 ):  # fmt: skip
     return [
         x.new_empty(t.shape if t is not None and need else (0,))
-        for t, need in _each([x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr], needs)
+        for t, need in _each([x, h_0, c_0, weights], len(reverse), needs)
     ]
 
 
-def _each(inputs, needs):
-    """Every tensor that layer_backward has a result for, and whether it is needed; an absent list has none."""
-    single, lists = [[t] for t in inputs[:3]], [tensors or [] for tensors in inputs[3:]]
-    return [(t, need) for tensors, need in zip(single + lists, needs, strict=True) for t in tensors]
+def _each(inputs, directions, needs):
+    """Every tensor that layer_backward has a result for, and whether it is needed."""
+    *single, weights = inputs
+    of_role = [*([t] for t in single), *roles(weights, directions)]
+    return [(t, need) for tensors, need in zip(of_role, needs, strict=True) for t in tensors]
 
 
 # --- second derivative ------------------------------------------------------------------------------------------
@@ -155,7 +160,7 @@ def _each(inputs, needs):
 # device, but at the speed of a Python loop. Only create_graph=True comes here, what is derived further, and incoming
 # gradients with a forward-mode derivative.
 
-_INPUTS = slice(4, 12)  # x, h_0, c_0 and the five lists, among the arguments of layer_backward
+_INPUTS = slice(4, 8)  # x, h_0, c_0 and the weights, among the arguments of layer_backward
 
 
 def _first_derivative(d_outputs, inputs, rest, again):
@@ -169,7 +174,7 @@ def _first_derivative(d_outputs, inputs, rest, again):
     batch_sizes, lengths, reset, cell, reverse, reset_to_hx, _y, _c, _saved, needs = rest
     outputs = reference.layer(*inputs, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, True)
     pairs = [(o, d) for o, d in zip(outputs, d_outputs, strict=True) if d is not None and o.requires_grad]
-    results = [(t, need and t is not None) for t, need in _each(inputs, needs)]
+    results = [(t, need and t is not None) for t, need in _each(inputs, len(reverse), needs)]
     first = torch.autograd.grad(
         [o for o, _ in pairs],
         [t for t, need in results if need],
@@ -182,8 +187,8 @@ def _first_derivative(d_outputs, inputs, rest, again):
 
 
 def _save_for_replay(ctx, inputs, output):
-    flat, ctx.places = _flatten(inputs[:12])
-    ctx.rest = inputs[12:]
+    flat, ctx.places = _flatten(inputs[: _INPUTS.stop])
+    ctx.rest = inputs[_INPUTS.stop :]
     ctx.save_for_backward(*flat)
 
 
@@ -312,11 +317,11 @@ def _one_by_one(op, info, in_dims, *args):
 
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
-    weights, packed = slice(3, 8), args[8] is not None
-    if packed or _any_vmapped(in_dims[weights]):
+    weights, packed = in_dims[3], args[4] is not None
+    if packed or _any_vmapped([weights]):
         return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
     rows = _rows(args[0], in_dims[0], 1)
-    args, axes = list(args), {0: 1, 1: 1, 2: 1, 9: 0, 10: 1}  # of the batch: x, h_0, c_0, lengths and reset
+    args, axes = list(args), {0: 1, 1: 1, 2: 1, 5: 0, 6: 1}  # of the batch: x, h_0, c_0, lengths and reset
     for i, axis in axes.items():
         args[i] = _more_rows(args[i], in_dims[i], info.batch_size, axis)
     return _samples_again(torch.ops.fusedrnn.layer(*args), info.batch_size, rows, 1)
@@ -342,17 +347,20 @@ def _(info, in_dims, *args):
 
 def _products(rows, *lists):
     """Of so many rows with each of these weights, of all directions; from shapes."""
-    return 2 * rows * sum(math.prod(w) for weights in lists for w in weights or ())
+    return 2 * rows * sum(math.prod(w) for weights in lists for w in weights)
 
 
 @register_flop_formula([torch.ops.fusedrnn.layer, torch.ops.fusedrnn.layer_forward])
-def _(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *_rest, **_keywords):
+def _(x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, *_rest, **_keywords):
+    w_ih, w_hh, *_, w_hr = roles(weights, len(reverse))
     return _products(math.prod(x[:-1]), w_ih, w_hh, w_hr)
 
 
 @register_flop_formula([torch.ops.fusedrnn.layer_backward, torch.ops.fusedrnn.layer_backward_])
-def _(d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, *rest, **_keywords):
-    needs, rows = rest[-1], math.prod(x[:-1])
+def _(
+    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, *rest, **_keywords
+):  # fmt: skip
+    needs, rows, (w_ih, w_hh, *_, w_hr) = rest[-1], math.prod(x[:-1]), roles(weights, len(reverse))
     carried = rows if needs[1] or len(x) < 3 else max(0, rows - x[1])  # nothing asks what reaches the first step's state
     of_weights = [w for w, need in ((w_ih, needs[3]), (w_hh, needs[4]), (w_hr, needs[7])) if need]
     return _products(carried, w_hh) + _products(rows, w_ih if needs[0] else (), w_hr, *of_weights)

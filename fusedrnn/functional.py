@@ -212,7 +212,7 @@ def run_layers(
             x,
             h_0 if h_0 is None or len(weights) == D else h_0[own],
             c_0 if c_0 is None or len(weights) == D else c_0[own],
-            *_by_direction(weights[own]),
+            _by_role(weights[own]),
             batch_sizes,
             lengths,
             reset,
@@ -246,11 +246,17 @@ def run_cell(
     return call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell)
 
 
-def _by_direction(weights: Sequence[Weights]) -> list[list[Tensor] | None]:
-    """Turn the Weights of each direction into the op's lists, one for each role, None where there are none."""
-    if len(weights) == 1:
-        return [None if w is None else [w] for w in weights[0]]
-    return [[w for w in role if w is not None] or None for role in zip(*weights)]
+def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
+    """Turn the Weights of each direction into the op's list: of each role one a direction, role by role."""
+    first = weights[0]
+    there = len(weights) > 1 and [w is not None for w in first]
+    if (first.b_ih is None) != (first.b_hh is None) or any([w is not None for w in other] != there for other in weights[1:]):
+        counts = (f"{name} {sum(w is not None for w in role)}" for name, role in zip(Weights._fields, zip(*weights)))
+        raise RuntimeError(
+            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and, if another "
+            f"has, w_hr; got {', '.join(counts)}"
+        )
+    return [w for w in first if w is not None] if not there else [w for role in zip(*weights) for w in role if w is not None]
 
 
 def autocasts(x: Tensor) -> bool:

@@ -39,12 +39,12 @@ def _refuse(what: str, instead: str) -> None:
 
 
 def _layer(
-    x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states,
-    recompute=False,
+    x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute=False
 ):  # fmt: skip
     """One call of torch.ops.fusedrnn.layer as one ONNX node, and what brings its output to our layout."""
     from onnxscript import opset18 as op
 
+    w_ih, w_hh, b_ih, b_hh, w_hr = _ops.roles(weights, len(reverse))
     if w_hr:
         _refuse("projection", "proj_size=0 and a linear layer behind")
     if reset is not None:

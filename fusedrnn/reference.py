@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from ._ops import roles
+
 GATES = {"rnn_tanh": 1, "rnn_relu": 1, "lstm": 4, "gru": 3}
 
 
@@ -46,11 +48,7 @@ def layer(
     x: Tensor,
     h_0: Tensor | None,
     c_0: Tensor | None,
-    w_ih: list[Tensor],
-    w_hh: list[Tensor],
-    b_ih: list[Tensor] | None,
-    b_hh: list[Tensor] | None,
-    w_hr: list[Tensor] | None,
+    weights: list[Tensor],
     batch_sizes: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
@@ -64,7 +62,7 @@ def layer(
     x: (T, B, I), or (N, I) with batch_sizes — input sequence
     h_0: (D, B, P) — first state, None for zeros; P is H without projection
     c_0: (D, B, H) — first cell state of an LSTM, None for zeros
-    w_ih, w_hh, b_ih, b_hh, w_hr: D tensors each, in torch.nn's layout — weights; None for no biases, no projection
+    weights: D tensors each, in torch.nn's layout — w_ih, w_hh, b_ih and b_hh or neither, w_hr or not, one after the other
     batch_sizes: (T,) int64 on the CPU — rows of each step of a packed x
     lengths: (B,) integer — steps of each row of a padded x
     reset: (T, B), or (N,) when packed, bool — where true, the sequence is cut before that step
@@ -79,8 +77,9 @@ def layer(
     """
     dtype = x.dtype
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    D, H = len(reverse), w_ih[0].size(0) // GATES[cell]
-    P = w_hh[0].size(1)
+    D, H = len(reverse), weights[0].size(0) // GATES[cell]
+    by_role = roles(weights, D)
+    P = by_role[1][0].size(1)
 
     rows = None
     if batch_sizes is not None:
@@ -105,10 +104,8 @@ def layer(
 
     runs = []
     for d in range(D):
-        weights = [w[d].to(wide) if w else None for w in (w_ih, w_hh, b_ih, b_hh, w_hr)]
-        runs.append(
-            direction(x.to(wide), h_0[d], c_0[d], *weights, alive, reset, cell, reverse[d], reset_to_hx)
-        )
+        own = [w[d].to(wide) if w else None for w in by_role]
+        runs.append(direction(x.to(wide), h_0[d], c_0[d], *own, alive, reset, cell, reverse[d], reset_to_hx))
     ys, h_ns, c_ns, cs = zip(*runs)
     y, h_n, c_n, c = torch.cat(ys, -1), torch.stack(h_ns), torch.stack(c_ns), torch.cat(cs, -1)
     if rows is not None:

@@ -130,9 +130,10 @@ def loss(outputs, used=None):
 
 
 def layer_arguments(**given):
-    """The arguments of the op and of the oracle, in order: those given, and for the others an absent value."""
+    """The arguments of the op and of the oracle, in order: those given, weights by role, and for the others an absent value."""
     from fusedrnn import reference
 
+    given["weights"] = [w for role in ("w_ih", "w_hh", "b_ih", "b_hh", "w_hr") for w in given.pop(role, [])]
     absent = {"reverse": [False], "reset_to_hx": False, "cell_states": False}
     names = inspect.signature(reference.layer).parameters
     assert given.keys() <= names.keys(), f"unknown arguments {given.keys() - names.keys()}"

@@ -10,7 +10,7 @@ from helpers import CELLS, LAYERS, flat, make, outcome, random, states, without_
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.func import functional_call
 from torch.nn.utils import parametrize
-from torch.nn.utils.rnn import pack_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -324,6 +324,27 @@ def test_an_input_of_inference_mode_may_train_what_follows(kind, device):
         x = random(B, T, I, device=device)
     gradients = [torch.autograd.grad((layer(given)[0] ** 2).sum(), list(layer.parameters())) for given in (x, x.clone())]
     for mine, expected in zip(*gradients, strict=True):
+        assert torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("given", ["packed", "lengths", "reset"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_was_packed_in_inference_mode_may_train_what_follows(kind, given, device):
+    layer, x = make(kind, I, H, device=device)[0], random(T, B, I, device=device)
+    packed, values = pack_padded_sequence(x, [6, 4, 1]), {"lengths": torch.tensor([6, 4, 1]), "reset": torch.eye(T, B) > 0}
+
+    def gradients(of):
+        if given == "packed":
+            y = layer(PackedSequence(packed.data, of(packed.batch_sizes)))[0].data
+        else:
+            y = layer(x, **{given: of(values[given].to(device))})[0]
+        return torch.autograd.grad(y.square().sum(), list(layer.parameters()))
+
+    def inferred(t):
+        with torch.inference_mode():
+            return t.clone()
+
+    for mine, expected in zip(gradients(inferred), gradients(torch.clone), strict=True):
         assert torch.equal(mine, expected)
 
 

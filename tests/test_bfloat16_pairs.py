@@ -79,7 +79,7 @@ def test_products_are_exact_but_for_float32_sums(B, I, H, T, pairs, either_way):
     draw = lambda *shape: random(*shape, dtype=LOW)
     x, h_0, c_0 = draw(T, B, I), draw(1, B, H), draw(1, B, H)
     w_ih, w_hh, b_ih, b_hh = draw(4 * H, I) / 8, draw(4 * H, H) / 8, draw(4 * H), draw(4 * H)
-    arguments = [x, h_0, c_0, [w_ih], [w_hh], [b_ih], [b_hh], None, None, None, None, "lstm", [False], False]
+    arguments = [x, h_0, c_0, [w_ih, w_hh, b_ih, b_hh], None, None, None, "lstm", [False], False]
     y, _, _, c, saved = torch.ops.fusedrnn.layer_forward(*arguments, True, False)
     x, h_0, c_0, w_ih, w_hh, b_ih, b_hh = (doubled(t) for t in (x[0], h_0[0], c_0[0], w_ih, w_hh, b_ih, b_hh))
     i, f, g, o = (x @ w_ih.T + h_0 @ w_hh.T + b_ih + b_hh).view(B, 4, H).unbind(1)
@@ -163,9 +163,9 @@ def test_a_cell_is_a_step_of_a_layer(pairs):
 def test_infinities_and_nans_come_through_and_denormals_are_zeros_or_not(pairs):
     values = torch.tensor([0.0, -0.0, 1.0, -2.5, float("inf"), float("-inf"), float("nan"), 2.0**-120, 2.0**-130], dtype=LOW)
     w = values.unsqueeze(1)
-    none, w_hh = [None] * 3, [torch.zeros(9, 9, dtype=LOW)]
+    w_hh = torch.zeros(9, 9, dtype=LOW)
     x = torch.full((2, 3, 1), 2.0**100, dtype=LOW)
-    given = lambda w, w_hh, x: (x, None, None, [w], w_hh, *none, *none, "rnn_relu", [False], False, False)
+    given = lambda w, w_hh, x: (x, None, None, [w, w_hh], None, None, None, "rnn_relu", [False], False, False)
     y = torch.ops.fusedrnn.layer(*given(w, w_hh, x))[0][0]
     expected = (w.float() @ x[0].float().T).T.relu()
     if pairs == "avx512_bf16":  # as the processor has it

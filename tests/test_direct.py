@@ -64,7 +64,7 @@ def test_subclasses_see_the_operator(place):
     expected = op(*given)
     watched = list(given)
     if in_list:
-        watched[4] = [t.as_subclass(Watched) for t in given[4]]
+        watched[3] = [*given[3][:-1], given[3][-1].as_subclass(Watched)]
     else:
         at = 0 if place == "x" else 3
         watched[at] = given[at].as_subclass(Watched)
@@ -117,9 +117,9 @@ WRONG = {  # which argument of the cell or the layer is replaced, and by what
     "another shape": ("cell", 1, torch.zeros(3)),
     "no list of weights": ("layer", 3, None),
     "a weight for a list": ("layer", 3, torch.zeros(3)),
-    "a list of no tensors": ("layer", 5, [1]),
-    "a list of no booleans": ("layer", 12, ["no"]),
-    "no boolean": ("layer", 13, "no"),
+    "a list of no tensors": ("layer", 3, [1]),
+    "a list of no booleans": ("layer", 8, ["no"]),
+    "no boolean": ("layer", 9, "no"),
 }
 
 

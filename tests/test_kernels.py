@@ -164,9 +164,9 @@ def test_narrow_weights_give_the_bits_of_wide_ones(kind, B, H, T, dtype, kernels
     draw = lambda *shape: [random(*shape, dtype=dtype, device=kernels) for _ in range(2)]
     given = layer_arguments(
         x=draw(T, B, 5)[0], h_0=random(2, B, P, dtype=dtype), w_ih=draw(G * H, 5), w_hh=draw(G * H, P),
-        b_ih=draw(G * H), b_hh=draw(G * H), w_hr=draw(P, H) if P < H else None, cell=kind, reverse=[False, True],
+        b_ih=draw(G * H), b_hh=draw(G * H), w_hr=draw(P, H) if P < H else [], cell=kind, reverse=[False, True],
     )[:-1]  # fmt: skip
-    widened = [mapped(torch.Tensor.float, value) for value in given[:8]] + given[8:]
+    widened = [mapped(torch.Tensor.float, value) for value in given[:4]] + given[4:]
     found, expected = (torch.ops.fusedrnn.layer_forward(*arguments, True, False) for arguments in (given, widened))
     y, h_n, _, c, saved = found
     d_y, d_h_n = torch.randn_like(y), torch.randn_like(h_n)
@@ -188,7 +188,7 @@ def test_narrow_weights_of_every_kind_of_number(T, flush, dtype, kernels, flushi
     special += [sign * torch.finfo(dtype).smallest_normal * part for sign in (1, -1) for part in (1, 0.5, 0.25, 0.0078125)]
     w = torch.tensor(special, dtype=dtype).repeat(2)[:20].unsqueeze(1)
     rows = torch.ones(T, 2, 1, dtype=dtype) * 8192
-    given = lambda weights, x: (x, None, None, [weights], [torch.zeros(20, 20, dtype=x.dtype)], None, None, None)
+    given = lambda weights, x: (x, None, None, [weights, torch.zeros(20, 20, dtype=x.dtype)])
     run = lambda weights, x: torch.ops.fusedrnn.layer(*given(weights, x), None, None, None, "rnn_relu", [False], False, False)
     y, expected = run(w, rows)[0], run(w.float(), rows.float())[0].to(dtype)
     torch.testing.assert_close(y[0], expected[0], rtol=0, atol=0, equal_nan=True)

@@ -74,9 +74,8 @@ def test_fake_dtypes_are_the_real_ones(kind, dtype, save, device):
 @pytest.mark.parametrize("name", ["x", "w_ih", "b_hh"])
 def test_only_what_is_asked_for_gets_a_gradient(name, device):
     given = arguments("gru", "plain", device, grad=False)
-    at = {"x": 0, "w_ih": 3, "b_hh": 6}[name]
-    leaf = given[at][0] if isinstance(given[at], list) else given[at]
-    leaf.requires_grad_()
+    of = lambda arguments: arguments[0] if name == "x" else arguments[3][{"w_ih": 0, "b_hh": 3}[name]]
+    leaf = of(given).requires_grad_()
     y, *_ = torch.ops.fusedrnn.layer(*given)
     (gradient,) = torch.autograd.grad(y.sum(), leaf)
     every = arguments("gru", "plain", device)
@@ -86,7 +85,7 @@ def test_only_what_is_asked_for_gets_a_gradient(name, device):
                 if isinstance(a, torch.Tensor):
                     a.copy_(b)
     y, *_ = torch.ops.fusedrnn.layer(*every)
-    (expected,) = torch.autograd.grad(y.sum(), every[at][0] if isinstance(every[at], list) else every[at])
+    (expected,) = torch.autograd.grad(y.sum(), of(every))
     assert torch.equal(gradient, expected)
 
 

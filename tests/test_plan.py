@@ -160,9 +160,9 @@ def test_saved_bytes_are_those_that_are_kept(dtype):
     T, B, H, D = 7, 3, 10, 2
     planned = plan("lstm", T, B, H, bidirectional=True, dtype=dtype).saved_bytes
     x, w = torch.randn(T, B, 4, dtype=dtype), torch.randn(4 * H, H, dtype=dtype)
-    lists = [torch.randn(4 * H, 4, dtype=dtype)] * D, [w] * D, [], [], []
+    weights = [torch.randn(4 * H, 4, dtype=dtype)] * D + [w] * D
     *_, c, saved = torch.ops.fusedrnn.layer_forward(
-        x, None, None, *lists, None, None, None, "lstm", [False, True], False, True, False
+        x, None, None, weights, None, None, None, "lstm", [False, True], False, True, False
     )
     assert saved.nbytes + c.nbytes == planned
     assert saved.numel() == T * B * D * 4 * H and c.numel() == T * B * D * H

@@ -216,6 +216,18 @@ def test_an_ensemble_of_stacked_weights_is_a_loop(kind, device):
     torch.testing.assert_close(together, torch.stack([model(x)[0] for model in models]))
 
 
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "projected", "gru"])
+def test_vmap_over_one_parameter_alone_is_a_loop(kind, device):
+    """Whichever: the dispatcher has to find what is vmapped among lists of which the others hold none."""
+    given = {"proj_size": 3} if kind == "projected" else {}
+    layer = make("lstm" if given else kind, 4, 6, device=device, bidirectional=True, **given)[0]
+    x = random(5, 2, 4, device=device)
+    for name, weight in layer.named_parameters():
+        samples = random(3, *weight.shape, device=device)
+        run = lambda w: functional_call(layer, {name: w}, (x,))[0]
+        torch.testing.assert_close(vmap(run)(samples), torch.stack([run(w) for w in samples]))
+
+
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])
 def test_hessians_are_those_of_autograd(kind, device):
     layer = make(kind, 2, 3, device=device)[0]

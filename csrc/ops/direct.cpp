@@ -38,10 +38,8 @@ class Arguments {
     return unpack(object);
   }
   Tensor tensor() { return unpack(take()); }
-  // Of an absent list, none.
-  std::optional<std::vector<Tensor>> list() {
+  std::vector<Tensor> list() {
     PyObject* object = take();
-    if (object == Py_None) return std::nullopt;
     std::vector<Tensor> tensors;
     if (!(plain_ = plain_ && PyList_CheckExact(object))) return tensors;
     tensors.reserve(PyList_GET_SIZE(object));
@@ -112,20 +110,16 @@ PyObject* layer(PyObject* general, PyObject* const* given, Py_ssize_t count) {
   Arguments take(given, count);
   const Tensor x = take.tensor();
   const OptionalTensor h_0 = take.optional(), c_0 = take.optional();
-  const auto w_ih = take.list(), w_hh = take.list(), b_ih = take.list(), b_hh = take.list(), w_hr = take.list();
+  const std::vector<Tensor> weights = take.list();
   const OptionalTensor batch_sizes = take.optional(), lengths = take.optional(), reset = take.optional();
   const std::string cell = take.string();
   const Bools reverse = take.booleans();
   const bool reset_to_hx = take.boolean(), cell_states = take.boolean(), recompute = take.boolean();
-  if (!take.plain() || !w_ih || !w_hh || at::impl::torch_function_mode_enabled())
+  if (!take.plain() || at::impl::torch_function_mode_enabled())
     return PyObject_Vectorcall(general, given, count, nullptr);
-  const auto view = [](const std::optional<std::vector<Tensor>>& list) {
-    return list ? OptionalTensorList(*list) : std::nullopt;
-  };
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
   return wrap(without_gil([&] {
-    return call.call(x, h_0, c_0, *w_ih, *w_hh, view(b_ih), view(b_hh), view(w_hr), batch_sizes, lengths, reset, cell,
-                     reverse, reset_to_hx, cell_states, recompute);
+    return call.call(x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute);
   }));
   END_HANDLE_TH_ERRORS
 }
@@ -222,24 +216,21 @@ bool is(PyObject* text, const char* expected) {
   return PyUnicode_Check(text) && PyUnicode_CompareWithASCIIString(text, expected) == 0;
 }
 
-// A layer's weights: for each role one a direction. `names`: of each direction of each layer, those of its weights.
-struct Roles {
-  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
-};
-std::vector<Roles> weights_of(Attributes& parameters, PyObject* names, int64_t directions, bool projected) {
+// Each layer's weights, role by role one a direction. `names`: of each direction of each layer, those of its weights.
+std::vector<std::vector<Tensor>> weights_of(Attributes& parameters, PyObject* names, int64_t directions, bool projected) {
   const Py_ssize_t count = PyList_GET_SIZE(names);
-  std::vector<Roles> layers(count / directions);
+  std::vector<std::vector<Tensor>> layers(count / directions);
+  Py_ssize_t roles = 0;
   for (Py_ssize_t i = 0; i < count && parameters.plain(); ++i) {
     PyObject* own = PyList_GET_ITEM(names, i);
     const Py_ssize_t n = PyList_CheckExact(own) ? PyList_GET_SIZE(own) : 0;
-    Roles& layer = layers[i / directions];
-    std::vector<Tensor>* const roles[] = {&layer.w_ih, &layer.w_hh, &layer.b_ih, &layer.b_hh};
-    const Py_ssize_t others = n - projected;
-    if (others != 2 && others != 4) return {};
-    for (Py_ssize_t j = 0; j < n; ++j)
-      (j < others ? *roles[j] : layer.w_hr).push_back(parameters.tensor(PyList_GET_ITEM(own, j)));
+    if (i == 0) roles = n;
+    if (n != roles || (n - projected != 2 && n - projected != 4)) return {};
+    std::vector<Tensor>& layer = layers[i / directions];
+    layer.resize(n * directions);
+    for (Py_ssize_t j = 0; j < n; ++j) layer[j * directions + i % directions] = parameters.tensor(PyList_GET_ITEM(own, j));
   }
-  return parameters.plain() ? layers : std::vector<Roles>();
+  return parameters.plain() ? layers : std::vector<std::vector<Tensor>>();
 }
 
 // (attributes, input, states, lengths, reset, reset_to, cell_states, recompute) -> (y, h_n, c_n, c), or None where anything is
@@ -266,8 +257,8 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   const int64_t D = both ? 2 : 1, L = PyList_GET_SIZE(all_weights) / D;
   if (x.dim() != 3 || x.size(2) != I || L == 0 || PyList_GET_SIZE(all_weights) != L * D) Py_RETURN_NONE;
   Attributes by_name(parameters);
-  const std::vector<Roles> layers = weights_of(by_name, all_weights, D, P > 0);
-  if (layers.empty() || layers[0].w_ih[0].scalar_type() != x.scalar_type()) Py_RETURN_NONE;
+  const std::vector<std::vector<Tensor>> layers = weights_of(by_name, all_weights, D, P > 0);
+  if (layers.empty() || layers[0][0].scalar_type() != x.scalar_type()) Py_RETURN_NONE;
 
   const char* const spelled = PyUnicode_AsUTF8(mode);
   if (!spelled) throw python_error();
@@ -294,12 +285,10 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
     if (batch_first) x = x.transpose(0, 1), reset = reset ? OptionalTensor(reset->transpose(0, 1)) : reset;
     Tensor c;
     for (int64_t i = 0; i < L; ++i) {
-      const Roles& w = layers[i];
-      const auto some = [](const std::vector<Tensor>& list) { return list.empty() ? std::nullopt : OptionalTensorList(list); };
       const auto state = [&](const OptionalTensor& t) { return t && L > 1 ? t->narrow(0, i * D, D) : t; };
       std::tie(x, h_ns[i], c_ns[i], c) =
-          call.call(x, state(h_0), state(c_0), w.w_ih, w.w_hh, some(w.b_ih), some(w.b_hh), some(w.w_hr), std::nullopt, lengths,
-                    reset, cell, reverse, to_hx, cell_states && i + 1 == L, recompute);
+          call.call(x, state(h_0), state(c_0), layers[i], std::nullopt, lengths, reset, cell, reverse, to_hx,
+                    cell_states && i + 1 == L, recompute);
       if (dropout > 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
     }
     if (cell_states) c = c.to(x.scalar_type());

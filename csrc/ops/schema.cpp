@@ -25,7 +25,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
 OptionalTensor optional(const Tensor& t) { return t.defined() ? OptionalTensor(t) : std::nullopt; }
-OptionalTensorList optional(TensorList l) { return l.empty() ? std::nullopt : OptionalTensorList(l); }
 
 // Whether somebody watches every operator, and may record it or run it otherwise.
 bool watched() { return c10::impl::TorchDispatchModeTLS::any_modes_set(); }
@@ -47,30 +46,28 @@ Tensor step_of(const Tensor& t) { return t.defined() && t.dim() == 3 ? t.squeeze
 // so below autograd, to which each view would be a node: a training step of LSTMCell, B=1 H=64, takes 43 us instead of 48.
 class LayerFunction : public torch::autograd::Function<LayerFunction> {
  public:
-  // The lists are there, if empty: a Function finds its inputs in a TensorList, not in an optional one.
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& h_0,
-                               const OptionalTensor& c_0, TensorList w_ih, TensorList w_hh, TensorList b_ih,
-                               TensorList b_hh, TensorList w_hr, const OptionalTensor& batch_sizes,
+                               const OptionalTensor& c_0, TensorList weights, const OptionalTensor& batch_sizes,
                                const OptionalTensor& lengths, const OptionalTensor& reset, const std::string& cell,
                                const Bools& reverse, bool reset_to_hx, bool cell_states, bool recompute, bool is_cell) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::layer_forward)>("fusedrnn::layer_forward");
     // What is not saved, the backward makes anew from y and c; c itself it could make only step by step.
     auto [y, h_n, c_n, c, saved] =
-        call.call(is_cell ? stepped(x) : x, is_cell ? stepped(h_0) : h_0, is_cell ? stepped(c_0) : c_0, w_ih, w_hh,
-                  optional(b_ih), optional(b_hh), optional(w_hr), batch_sizes, lengths, reset, cell, reverse, reset_to_hx,
-                  /*save=*/!recompute, cell_states || recompute);
+        call.call(is_cell ? stepped(x) : x, is_cell ? stepped(h_0) : h_0, is_cell ? stepped(c_0) : c_0, weights, batch_sizes,
+                  lengths, reset, cell, reverse, reset_to_hx, /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
-    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose.
-    const Tensor own_x = x.is_inference() ? x.clone() : x;
-    variable_list kept{own_x, value(h_0), value(c_0), value(batch_sizes), value(lengths), value(reset), y, c, saved};
-    for (const TensorList list : {w_ih, w_hh, b_ih, b_hh, w_hr}) kept.insert(kept.end(), list.begin(), list.end());
+    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose, and read what
+    // is no number at once.
+    const auto own = [](const Tensor& t) { return t.defined() && t.is_inference() ? t.clone() : t; };
+    variable_list kept{own(x), value(h_0), value(c_0), own(value(batch_sizes)), own(value(lengths)), own(value(reset)), y, c, saved};
+    kept.insert(kept.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
     ctx->saved_data["reverse"] = reverse;
     const bool hooked = at::SavedTensorDefaultHooks::get_hooks().has_value();
-    ctx->saved_data["flags"] = reset_to_hx * kResetToHx | !b_ih.empty() * kBias | hooked * kHooked | is_cell * kCell;
+    ctx->saved_data["flags"] = reset_to_hx * kResetToHx | hooked * kHooked | is_cell * kCell;
     ctx->set_materialize_grads(false);
     if (is_cell) return {step_of(h_n), step_of(c_n)};
     return {y, h_n, c_n, c};
@@ -79,23 +76,13 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
     const variable_list kept = ctx->get_saved_variables();
     const Bools reverse = ctx->saved_data["reverse"].toBoolList();
-    const int64_t D = static_cast<int64_t>(reverse.size());
     const int64_t flags = ctx->saved_data["flags"].toInt();
-    const bool bias = flags & kBias, is_cell = flags & kCell;
-    size_t next = 9;  // the lists stand behind the single tensors, in the order they were kept
-    const auto take = [&](bool there) {
-      const size_t n = there ? D : 0;
-      variable_list list(kept.begin() + next, kept.begin() + next + n);
-      next += n;
-      return list;
-    };
-    const variable_list w_ih = take(true), w_hh = take(true), b_ih = take(bias), b_hh = take(bias),
-                        w_hr = take(next < kept.size());
-    const size_t tensors = 3 + w_ih.size() + w_hh.size() + b_ih.size() + b_hh.size() + w_hr.size();
+    const bool is_cell = flags & kCell;
+    const TensorList weights = TensorList(kept).slice(kSingle);
     if (std::none_of(grads.begin(), grads.end(), [](const Tensor& grad) { return grad.defined(); }))
-      return variable_list(tensors + kOthers);  // nothing has come
+      return variable_list(3 + weights.size() + kOthers);  // nothing has come
 
-    // Edges are counted over the inputs that are there.
+    // Edges are counted over the inputs that are there. Of each role some direction's may be needed.
     size_t edge = 0;
     const auto needed = [&](size_t inputs) {
       bool any = false;
@@ -105,7 +92,9 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     Bools needs;
     needs.push_back(needed(1));
     for (const Tensor& state : {kept[1], kept[2]}) needs.push_back(needed(state.defined()));
-    for (const variable_list& list : {w_ih, w_hh, b_ih, b_hh, w_hr}) needs.push_back(needed(list.size()));
+    const size_t D = reverse.size(), count = roles(weights, D);
+    const bool bias = count >= 4, projected = count % 2;
+    for (const bool there : {true, true, bias, bias, projected}) needs.push_back(needed(there ? D : 0));
 
     // A node may run again before autograd takes from it what it saved: by a hook behind it, on another thread, or after
     // an error. What has been written over is made anew then, as with recompute.
@@ -131,9 +120,7 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       static const auto replay = op<Backward>("fusedrnn::layer_backward_replay");
       return (dual ? replay : overwrite ? in_place : pure)
           .call(optional(d_y), layers(d_h_n), layers(d_c_n), optional(d_c), is_cell ? stepped(kept[0]) : kept[0],
-                layers(kept[1]), layers(kept[2]), w_ih, w_hh, optional(b_ih), optional(b_hh), optional(w_hr),
-                optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(),
-                reverse, flags & kResetToHx, kept[6], kept[7], saved, needs);
+                layers(kept[1]), layers(kept[2]), weights, optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse, flags & kResetToHx, kept[6], kept[7], saved, needs);
     };
     variable_list d;
     const auto steps = [&] {
@@ -148,12 +135,12 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       steps();
     }
 
-    // One result an input, undefined for what has none: x, h_0, c_0, the lists, the others.
+    // One result an input, undefined for what has none: x, h_0, c_0, the weights, the others.
     for (size_t i = 0; i < 3; ++i)
       if (!needs[i]) d[i] = Tensor();
     size_t at = 3;
     for (const size_t i : {3, 4, 5, 6, 7}) {
-      const size_t n = (i < 5 || (i < 7 && bias) || (i == 7 && !w_hr.empty())) ? D : 0;
+      const size_t n = i < 5 || (i < 7 ? bias : projected) ? D : 0;
       for (size_t j = 0; j < n; ++j, ++at)
         if (!needs[i]) d[at] = Tensor();
     }
@@ -162,16 +149,15 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   }
 
  private:
-  // Inputs behind the lists: three index tensors, which may be absent, three plain arguments, cell_states, recompute and is_cell.
-  static constexpr size_t kOthers = 9;
-  enum Flags : int64_t { kResetToHx = 1, kBias = 2, kHooked = 4, kCell = 8, kOverwritten = 16 };
+  // What is kept before the weights, and inputs behind them: three index tensors, which may be absent, three plain arguments, cell_states, recompute and is_cell.
+  static constexpr size_t kSingle = 9, kOthers = 9;
+  enum Flags : int64_t { kResetToHx = 1, kHooked = 2, kCell = 4, kOverwritten = 8 };
 };
 
 LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recompute) {
   const auto any_of = [&](auto&& property) {
     bool any = property(x) || (h_0 && property(*h_0)) || (c_0 && property(*c_0));
-    for (const TensorList tensors : {w_ih, w_hh, list(b_ih), list(b_hh), list(w_hr)})
-      for (const Tensor& t : tensors) any = any || property(t);
+    for (const Tensor& t : weights) any = any || property(t);
     return any;
   };
   // torch.func's transforms refuse a C++ Function on principle, and forward-mode derivatives have no formula here:
@@ -188,8 +174,8 @@ LayerResult layer_autograd(FUSEDRNN_INPUT_TYPES, bool cell_states, bool recomput
     static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
     return call.call(FUSEDRNN_INPUTS, cell_states, recompute);
   }
-  const variable_list out = LayerFunction::apply(x, h_0, c_0, w_ih, w_hh, list(b_ih), list(b_hh), list(w_hr), batch_sizes,
-                                                 lengths, reset, cell, reverse, reset_to_hx, cell_states, recompute, false);
+  const variable_list out = LayerFunction::apply(x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx,
+                                                 cell_states, recompute, false);
   return {out[0], out[1], out[2], out[3]};
 }
 
@@ -231,23 +217,23 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
   for (const Tensor* t : {&x, &w_ih, &w_hh}) look_at(*t);
   for (const OptionalTensor* t : {&h_0, &c_0, &b_ih, &b_hh})
     if (*t) look_at(**t);
-  const auto list = [](const OptionalTensor& t) { return t ? TensorList(*t) : TensorList(); };
-  const Bools forwards({false});
-  if (plain && differentiated) {
-    const variable_list out =
-        LayerFunction::apply(x, h_0, c_0, TensorList(w_ih), TensorList(w_hh), list(b_ih), list(b_hh), TensorList(), std::nullopt,
-                             std::nullopt, std::nullopt, cell, forwards, false, false, false, /*is_cell=*/true);
-    return {out[0], out[1]};
-  }
-  if (plain) {
+  if (plain && !differentiated) {
     at::AutoDispatchBelowADInplaceOrView below;
     static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell_forward");
     return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell);
   }
+  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "there must be both of b_ih and b_hh, or neither; got ", b_ih ? "b_ih" : "b_hh");
+  std::vector<Tensor> weights{w_ih, w_hh};
+  if (b_ih) weights.insert(weights.end(), {*b_ih, *b_hh});
+  const Bools forwards({false});
+  if (plain) {
+    const variable_list out = LayerFunction::apply(x, h_0, c_0, TensorList(weights), std::nullopt, std::nullopt, std::nullopt, cell,
+                                                   forwards, false, false, false, /*is_cell=*/true);
+    return {out[0], out[1]};
+  }
   static const auto call = op<decltype(Cpu::layer)>("fusedrnn::layer");
-  auto [y, h_n, c_n, c] = call.call(stepped(x), stepped(h_0), stepped(c_0), {w_ih}, {w_hh}, optional(list(b_ih)),
-                                    optional(list(b_hh)), std::nullopt, std::nullopt, std::nullopt, std::nullopt, cell, forwards,
-                                    /*reset_to_hx=*/false, /*cell_states=*/false, /*recompute=*/false);
+  auto [y, h_n, c_n, c] = call.call(stepped(x), stepped(h_0), stepped(c_0), weights, std::nullopt, std::nullopt, std::nullopt, cell,
+                                    forwards, /*reset_to_hx=*/false, /*cell_states=*/false, /*recompute=*/false);
   return {step_of(h_n), step_of(c_n)};
 }
 

@@ -9,27 +9,35 @@
 namespace fusedrnn::ops {
 
 using at::TensorList;
-using OptionalTensorList = std::optional<TensorList>;
 using Bools = c10::List<bool>;
 
+// weights: of each role one a direction, role by role: w_ih, w_hh, b_ih and b_hh or neither, w_hr or not. They are one list because
+// in one that may be None the dispatcher looks for no tensors, and hands one of another kind, such as vmap's, to a kernel that cannot
+// read it, and AOTInductor makes None of an empty one.
 constexpr const char* kInputs =
-    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] w_ih, Tensor[] w_hh, Tensor[]? b_ih, Tensor[]? b_hh, "
-    "Tensor[]? w_hr, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, str cell, bool[] reverse, "
-    "bool reset_to_hx";
+    "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
+    "str cell, bool[] reverse, bool reset_to_hx";
 
 #define FUSEDRNN_INPUT_TYPES                                                                               \
-  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList w_ih, TensorList w_hh, \
-      OptionalTensorList b_ih, OptionalTensorList b_hh, OptionalTensorList w_hr, const OptionalTensor &batch_sizes, \
+  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList weights, const OptionalTensor &batch_sizes, \
       const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
       bool reset_to_hx
 #define FUSEDRNN_INPUTS \
-  x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
+  x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
 
-// An absent list is an empty one everywhere but in the schema: a None is what AOTInductor can carry.
-inline TensorList list(const OptionalTensorList& list) { return list.value_or(TensorList()); }
+// How many of the lists of weights there are, of two to five: with biases four or five, with a projection an odd number.
+inline size_t roles(TensorList weights, size_t directions) {
+  const size_t count = directions ? weights.size() / directions : 0;
+  TORCH_CHECK(count >= 2 && count <= 5 && weights.size() == count * directions, "weights must hold, for each of ", directions,
+              " direction(s), w_ih, w_hh, b_ih and b_hh or neither, and w_hr or not; got ", weights.size(), " tensors");
+  return count;
+}
 
 inline Layer to_layer(FUSEDRNN_INPUT_TYPES) {
-  return {x, h_0, c_0, w_ih.vec(), w_hh.vec(), list(b_ih).vec(), list(b_hh).vec(), list(w_hr).vec(),
+  const size_t D = reverse.size(), count = roles(weights, D);
+  const auto role = [&](size_t i, bool there) { return there ? weights.slice(i * D, D).vec() : std::vector<Tensor>(); };
+  const bool bias = count >= 4, projected = count % 2;
+  return {x, h_0, c_0, role(0, true), role(1, true), role(2, bias), role(3, bias), role(count - 1, projected),
           batch_sizes, lengths, reset, cell, reverse.vec(), reset_to_hx};
 }
 
