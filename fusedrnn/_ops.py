@@ -75,7 +75,7 @@ def _kept(x: Tensor) -> torch.dtype:
 
 
 def roles(weights, directions):
-    """A layer's weights, one list as the op takes them, as five: w_ih, w_hh, b_ih, b_hh, w_hr, of each direction one or none."""
+    """Five lists of a layer's one, as the op takes it: w_ih, w_hh, b_ih, b_hh, w_hr, of each direction one or none."""
     w_ih, w_hh, *others = (weights[i : i + directions] for i in range(0, len(weights), directions))
     w_hr = others.pop() if len(others) % 2 else []
     return w_ih, w_hh, *(others or ([], [])), w_hr
@@ -140,7 +140,8 @@ def _(x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to
 @torch.library.register_fake("fusedrnn::layer_backward_")
 @torch.library.register_fake("fusedrnn::layer_backward")
 def _(
-    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, y, c, saved, needs
+    d_y, d_h_n, d_c_n, d_c, x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx, y, c, saved,
+    needs,
 ):  # fmt: skip
     return [
         x.new_empty(t.shape if t is not None and need else (0,))

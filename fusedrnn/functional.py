@@ -248,15 +248,15 @@ def run_cell(
 
 def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
     """Turn the Weights of each direction into the op's list: of each role one a direction, role by role."""
-    first = weights[0]
-    there = len(weights) > 1 and [w is not None for w in first]
-    if (first.b_ih is None) != (first.b_hh is None) or any([w is not None for w in other] != there for other in weights[1:]):
+    first, *others = weights
+    there = others and [w is not None for w in first]
+    if (first.b_ih is None) != (first.b_hh is None) or any([w is not None for w in own] != there for own in others):
         counts = (f"{name} {sum(w is not None for w in role)}" for name, role in zip(Weights._fields, zip(*weights)))
         raise RuntimeError(
-            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and, if another "
-            f"has, w_hr; got {', '.join(counts)}"
+            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr if "
+            f"another has one; got {', '.join(counts)}"
         )
-    return [w for w in first if w is not None] if not there else [w for role in zip(*weights) for w in role if w is not None]
+    return [w for role in (zip(*weights) if others else [first]) for w in role if w is not None]
 
 
 def autocasts(x: Tensor) -> bool:

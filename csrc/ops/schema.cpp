@@ -58,10 +58,11 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                   lengths, reset, cell, reverse, reset_to_hx, /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
-    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose, and read what
-    // is no number at once.
+    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose,
+    // and read lengths at once.
     const auto own = [](const Tensor& t) { return t.defined() && t.is_inference() ? t.clone() : t; };
-    variable_list kept{own(x), value(h_0), value(c_0), own(value(batch_sizes)), own(value(lengths)), own(value(reset)), y, c, saved};
+    variable_list kept{own(x), value(h_0), value(c_0), own(value(batch_sizes)), own(value(lengths)), own(value(reset)),
+                       y, c, saved};
     kept.insert(kept.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
@@ -120,7 +121,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
       static const auto replay = op<Backward>("fusedrnn::layer_backward_replay");
       return (dual ? replay : overwrite ? in_place : pure)
           .call(optional(d_y), layers(d_h_n), layers(d_c_n), optional(d_c), is_cell ? stepped(kept[0]) : kept[0],
-                layers(kept[1]), layers(kept[2]), weights, optional(kept[3]), optional(kept[4]), optional(kept[5]), ctx->saved_data["cell"].toStringRef(), reverse, flags & kResetToHx, kept[6], kept[7], saved, needs);
+                layers(kept[1]), layers(kept[2]), weights, optional(kept[3]), optional(kept[4]), optional(kept[5]),
+                ctx->saved_data["cell"].toStringRef(), reverse, flags & kResetToHx, kept[6], kept[7], saved, needs);
     };
     variable_list d;
     const auto steps = [&] {
@@ -149,7 +151,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
   }
 
  private:
-  // What is kept before the weights, and inputs behind them: three index tensors, which may be absent, three plain arguments, cell_states, recompute and is_cell.
+  // What is kept before the weights, and inputs behind them: three index tensors, which may be absent, three plain
+  // arguments, cell_states, recompute and is_cell.
   static constexpr size_t kSingle = 9, kOthers = 9;
   enum Flags : int64_t { kResetToHx = 1, kHooked = 2, kCell = 4, kOverwritten = 8 };
 };
@@ -222,7 +225,8 @@ std::tuple<Tensor, Tensor> cell_step(const Tensor& x, const OptionalTensor& h_0,
     static const auto call = op<decltype(Cpu::cell_forward)>("fusedrnn::cell_forward");
     return call.call(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, cell);
   }
-  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "there must be both of b_ih and b_hh, or neither; got ", b_ih ? "b_ih" : "b_hh");
+  TORCH_CHECK(b_ih.has_value() == b_hh.has_value(), "there must be both of b_ih and b_hh, or neither; got ",
+              b_ih ? "b_ih" : "b_hh");
   std::vector<Tensor> weights{w_ih, w_hh};
   if (b_ih) weights.insert(weights.end(), {*b_ih, *b_hh});
   const Bools forwards({false});

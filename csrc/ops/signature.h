@@ -11,15 +11,16 @@ namespace fusedrnn::ops {
 using at::TensorList;
 using Bools = c10::List<bool>;
 
-// weights: of each role one a direction, role by role: w_ih, w_hh, b_ih and b_hh or neither, w_hr or not. They are one list because
-// in one that may be None the dispatcher looks for no tensors, and hands one of another kind, such as vmap's, to a kernel that cannot
-// read it, and AOTInductor makes None of an empty one.
+// weights: of each role one a direction, role by role: w_ih, w_hh, b_ih and b_hh or neither, w_hr or not. They are one
+// list because in one that may be None the dispatcher looks for no tensors, and hands one of another kind, such as
+// vmap's, to a kernel that cannot read it; and because AOTInductor makes None of an empty one.
 constexpr const char* kInputs =
     "Tensor x, Tensor? h_0, Tensor? c_0, Tensor[] weights, Tensor? batch_sizes, Tensor? lengths, Tensor? reset, "
     "str cell, bool[] reverse, bool reset_to_hx";
 
-#define FUSEDRNN_INPUT_TYPES                                                                               \
-  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList weights, const OptionalTensor &batch_sizes, \
+#define FUSEDRNN_INPUT_TYPES \
+  const Tensor &x, const OptionalTensor &h_0, const OptionalTensor &c_0, TensorList weights, \
+      const OptionalTensor &batch_sizes, \
       const OptionalTensor &lengths, const OptionalTensor &reset, const std::string &cell, const Bools &reverse, \
       bool reset_to_hx
 #define FUSEDRNN_INPUTS \
