@@ -250,7 +250,8 @@ def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
     """Turn the Weights of each direction into the op's list: of each role one a direction, role by role."""
     first, *others = weights
     there = others and [w is not None for w in first]
-    if (first.b_ih is None) != (first.b_hh is None) or any([w is not None for w in own] != there for own in others):
+    _, _, b_ih, b_hh, _ = first
+    if (b_ih is None) != (b_hh is None) or any([w is not None for w in own] != there for own in others):
         counts = (f"{name} {sum(w is not None for w in role)}" for name, role in zip(Weights._fields, zip(*weights)))
         raise RuntimeError(
             f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr if "
