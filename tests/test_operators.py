@@ -89,6 +89,15 @@ def test_only_what_is_asked_for_gets_a_gradient(name, device):
     assert torch.equal(gradient, expected)
 
 
+@pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 3, 12])
+def test_a_number_of_weights_that_makes_no_layer_is_named(count, grad, device):
+    given = arguments("gru", "both directions", device, grad=grad)
+    given[3] = (given[3] * 2)[:count]
+    with pytest.raises(RuntimeError, match=rf"for each of 2 direction\(s\), w_ih, w_hh, .*; got {count} tensors"):
+        torch.ops.fusedrnn.layer(*given)
+
+
 def test_no_grad_keeps_nothing_for_a_backward(device):
     layer = fusedrnn.LSTM(I, H).to(device)
     with torch.no_grad():
