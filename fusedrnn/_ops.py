@@ -318,8 +318,8 @@ def _one_by_one(op, info, in_dims, *args):
 
 @torch.library.register_vmap("fusedrnn::layer")
 def _(info, in_dims, *args):
-    weights, packed = in_dims[3], args[4] is not None
-    if packed or _any_vmapped([weights]):
+    weights, packed = slice(3, 4), args[4] is not None
+    if packed or _any_vmapped(in_dims[weights]):
         return _one_by_one(torch.ops.fusedrnn.layer, info, in_dims, *args)
     rows = _rows(args[0], in_dims[0], 1)
     args, axes = list(args), {0: 1, 1: 1, 2: 1, 5: 0, 6: 1}  # of the batch: x, h_0, c_0, lengths and reset

@@ -10,6 +10,7 @@ import torch.autograd.forward_ad as forward_ad
 from helpers import CELLS, LAYERS, flat, make, outcome, random
 from torch.func import functional_call, grad, hessian, jacrev, stack_module_state, vmap
 from torch.nn.utils.rnn import PackedSequence
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fusedrnn
@@ -218,7 +219,7 @@ def test_an_ensemble_of_stacked_weights_is_a_loop(kind, device):
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "projected", "gru"])
 def test_vmap_over_one_parameter_alone_is_a_loop(kind, device):
-    """Whichever: the dispatcher has to find what is vmapped among lists of which the others hold none."""
+    """Whichever: the dispatcher has to see a bias or a projection that is vmapped where nothing else is."""
     given = {"proj_size": 3} if kind == "projected" else {}
     layer = make("lstm" if given else kind, 4, 6, device=device, bidirectional=True, **given)[0]
     x = random(5, 2, 4, device=device)
@@ -226,6 +227,21 @@ def test_vmap_over_one_parameter_alone_is_a_loop(kind, device):
         samples = random(3, *weight.shape, device=device)
         run = lambda w: functional_call(layer, {name: w}, (x,))[0]
         torch.testing.assert_close(vmap(run)(samples), torch.stack([run(w) for w in samples]))
+
+
+@pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "projected", "gru"])
+def test_one_wrapped_parameter_wraps_the_result(kind, device):
+    """Whichever again: a kernel that was given a wrapper would read through a pointer to nothing."""
+    given = {"proj_size": 3} if kind == "projected" else {}
+    layer = make("lstm" if given else kind, 4, 6, device=device, **given)[0]
+    x = random(5, 2, 4, device=device)
+    expected = layer(x)[0]
+    for name, weight in layer.named_parameters():
+        wrapped = TwoTensor(weight.detach(), weight.detach().clone())
+        y = functional_call(layer, {name: wrapped}, (x,))[0]
+        assert isinstance(y, TwoTensor)
+        torch.testing.assert_close(y.a, expected)
+        torch.testing.assert_close(y.b, expected)
 
 
 @pytest.mark.parametrize("kind", ["rnn_tanh", "lstm", "gru"])

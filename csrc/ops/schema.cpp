@@ -93,9 +93,8 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     Bools needs;
     needs.push_back(needed(1));
     for (const Tensor& state : {kept[1], kept[2]}) needs.push_back(needed(state.defined()));
-    const size_t D = reverse.size(), count = roles(weights, D);
-    const bool bias = count >= 4, projected = count % 2;
-    for (const bool there : {true, true, bias, bias, projected}) needs.push_back(needed(there ? D : 0));
+    const auto counts = of_roles(weights, reverse.size());
+    for (const size_t count : counts) needs.push_back(needed(count));
 
     // A node may run again before autograd takes from it what it saved: by a hook behind it, on another thread, or after
     // an error. What has been written over is made anew then, as with recompute.
@@ -141,11 +140,9 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
     for (size_t i = 0; i < 3; ++i)
       if (!needs[i]) d[i] = Tensor();
     size_t at = 3;
-    for (const size_t i : {3, 4, 5, 6, 7}) {
-      const size_t n = i < 5 || (i < 7 ? bias : projected) ? D : 0;
-      for (size_t j = 0; j < n; ++j, ++at)
-        if (!needs[i]) d[at] = Tensor();
-    }
+    for (size_t i = 0; i < counts.size(); ++i)
+      for (size_t j = 0; j < counts[i]; ++j, ++at)
+        if (!needs[3 + i]) d[at] = Tensor();
     d.resize(d.size() + kOthers);
     return d;
   }

@@ -4,6 +4,8 @@
 #include <ATen/core/List.h>
 #include <torch/library.h>
 
+#include <array>
+
 #include "layer.h"
 
 namespace fusedrnn::ops {
@@ -26,19 +28,21 @@ constexpr const char* kInputs =
 #define FUSEDRNN_INPUTS \
   x, h_0, c_0, weights, batch_sizes, lengths, reset, cell, reverse, reset_to_hx
 
-// How many of the lists of weights there are, of two to five: with biases four or five, with a projection an odd number.
-inline size_t roles(TensorList weights, size_t directions) {
-  const size_t count = directions ? weights.size() / directions : 0;
-  TORCH_CHECK(count >= 2 && count <= 5 && weights.size() == count * directions, "weights must hold, for each of ", directions,
+// How many of the weights are of each role: of one that is there, one a direction.
+inline std::array<size_t, 5> of_roles(TensorList weights, size_t directions) {
+  const size_t D = directions, roles = D ? weights.size() / D : 0;
+  TORCH_CHECK(roles >= 2 && roles <= 5 && weights.size() == roles * D, "weights must hold, for each of ", D,
               " direction(s), w_ih, w_hh, b_ih and b_hh or neither, and w_hr or not; got ", weights.size(), " tensors");
-  return count;
+  const size_t bias = roles >= 4 ? D : 0, projection = roles % 2 ? D : 0;
+  return {D, D, bias, bias, projection};
 }
 
 inline Layer to_layer(FUSEDRNN_INPUT_TYPES) {
-  const size_t D = reverse.size(), count = roles(weights, D);
-  const auto role = [&](size_t i, bool there) { return there ? weights.slice(i * D, D).vec() : std::vector<Tensor>(); };
-  const bool bias = count >= 4, projected = count % 2;
-  return {x, h_0, c_0, role(0, true), role(1, true), role(2, bias), role(3, bias), role(count - 1, projected),
+  std::array<std::vector<Tensor>, 5> lists;
+  const auto counts = of_roles(weights, reverse.size());
+  for (size_t i = 0, at = 0; i < counts.size(); at += counts[i++]) lists[i] = weights.slice(at, counts[i]).vec();
+  auto& [w_ih, w_hh, b_ih, b_hh, w_hr] = lists;
+  return {x, h_0, c_0, std::move(w_ih), std::move(w_hh), std::move(b_ih), std::move(b_hh), std::move(w_hr),
           batch_sizes, lengths, reset, cell, reverse.vec(), reset_to_hx};
 }
 
