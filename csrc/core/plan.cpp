@@ -235,7 +235,8 @@ PackedLayout::Chunk PackedLayout::of_size(int64_t size) const {
   // With AVX-512 50 units of an LSTM are 13 vectors instead of 16, and 100 are 25 instead of 28.
   const int64_t stride = ceil_div(size * gates, lanes) * lanes < whole * gates ? size : whole;
   const int64_t read = stride * (gates - 1) + whole;  // by a loop over the last gate's vectors
-  return {size, stride, ceil_div(read, panel) * panel, ceil_div(stride * gates, lanes)};
+  const int64_t vectors = ceil_div(stride * gates, lanes), beyond = vectors * lanes - (stride * (gates - 1) + size);
+  return {size, stride, ceil_div(read, panel) * panel, vectors, beyond >= lanes / 2};
 }
 
 PackedLayout input_layout(const Shape& s, const CpuPlan& p) {

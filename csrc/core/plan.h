@@ -73,6 +73,7 @@ struct PackedLayout {
     int64_t gate_stride;  // of gates that begin with a vector; or `size`, where gates side by side fill fewer vectors
     int64_t columns;      // room for whole vectors of each gate
     int64_t vectors;      // that hold outputs
+    bool half;            // the last of them no more than half filled
   };
 
   int64_t width, chunk, depth;  // depth: length of the inner product
@@ -87,6 +88,7 @@ struct PackedLayout {
   FUSEDRNN_INLINE int64_t gate_stride(int64_t c) const { return of(c).gate_stride; }
   FUSEDRNN_INLINE int64_t columns(int64_t c) const { return of(c).columns; }
   FUSEDRNN_INLINE int64_t vectors(int64_t c) const { return of(c).vectors; }
+  FUSEDRNN_INLINE bool half(int64_t c) const { return of(c).half; }
   FUSEDRNN_INLINE int64_t length() const { return length_; }  // of a column, in elements
   FUSEDRNN_INLINE int64_t elements(int64_t c) const { return columns(c) * length(); }
   FUSEDRNN_INLINE int64_t begin(int64_t c) const { return c * elements(0); }
