@@ -114,6 +114,17 @@ def test_wide_batches_are_split_by_rows_and_single_rows_by_units():
     assert (single.batch_parts, single.unit_parts) == (1, 4)
 
 
+def test_small_weights_are_packed_by_each_who_needs_them():
+    own = lambda *sizes, threads=2: "packs weights for itself" in plan(*sizes, threads=threads).reason
+    assert own("lstm", 10, 16, 128) and own("lstm", 10, 64, 128, threads=8)
+    assert not own("lstm", 10, 16, 256), "2 MB"
+    assert not own("lstm", 10, 128, 128, threads=16), "16 times 512 KB"
+    assert not own("lstm", 10, 4, 128), "units are shared, each with one owner"
+    assert not own("lstm", 1, 64, 128), "nothing is packed for all steps"
+    shared, each = (plan("lstm", 50, 64, 128, threads=threads).workspace_bytes for threads in (1, 2))
+    assert each - shared > 2 * 4 * 128 * 128 * 4, "another copy"
+
+
 def test_rows_are_shared_where_units_cannot_be_shared_evenly():
     even, uneven = plan("lstm", 50, 8, 64, threads=2), plan("lstm", 50, 8, 50, threads=2)
     assert (even.batch_parts, even.unit_parts) == (1, 2)

@@ -65,11 +65,15 @@ constexpr int64_t kDotDepth = 64;
 // Rows that a step has on average, the weights of its hidden-side product, and its multiply-adds.
 int64_t step_rows(const Shape& s) { return s.steps > 0 ? std::max<int64_t>(1, s.rows / s.steps) : 1; }
 int64_t step_weights(const Shape& s) { return cell_info(s.cell).gates * s.hidden * s.projection; }
+int64_t all_weights(const Shape& s) {  // in bytes, of a direction
+  const int64_t projection = s.projected ? s.projection * s.hidden : 0;
+  return (cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) + projection) * bytes_of(s.weights);
+}
 int64_t step_work(const Shape& s) { return step_rows(s) * step_weights(s); }
 
 // A single step reads every weight once a thread that works on it.
 bool shares_weights(const Shape& s) {
-  return s.steps <= 1 && cell_info(s.cell).gates * s.hidden * (s.inputs + s.projection) * bytes_of(s.weights) >= kLargeWeights;
+  return s.steps <= 1 && all_weights(s) >= kLargeWeights;
 }
 
 // How each product uses its weights, the rest being known: packed for all steps, or a slice at a time, or as they are.
@@ -165,6 +169,7 @@ CpuPlan plan_cpu(const Shape& s, int threads, const VectorUnit& unit, bool batch
   if (20 * share(more) < 19 * share(p.batch_parts)) p.batch_parts = more;  // the units cannot be shared evenly
   if (shares_weights(s) && unit_parts(1) == free) p.batch_parts = 1;
   p.unit_parts = unit_parts(p.batch_parts);
+  p.own_weights = s.steps > 1 && p.batch_parts > 1 && all_weights(s) <= std::min(kOwnWeights, kMostOwnWeights / p.batch_parts);
   p.inputs_at_once = s.steps > 1 && p.batch_parts == 1 && s.rows <= kRowsAtOnce &&
                      cell.gates * s.hidden * s.inputs * bytes_of(s.weights) >= kInputWeightsAtOnce;
   // Steps too small to share leave the time-parallel half of the work to be shared.
@@ -203,6 +208,7 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
+  if (p.own_weights) why << ", each of which packs weights for itself";
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; so few rows, or one sequence, that the backward takes w_hh as it is";
@@ -290,6 +296,8 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   w.projection = take_weights(s.projected, projected);
   w.input_bias = take(inputs.chunks() * inputs.columns(0));
   w.hidden_bias = take(inputs.chunks() * inputs.columns(0));
+  w.copy_stride = at;
+  if (p.own_weights) at *= p.batch_parts;
   w.state_stride = s.batch * whole_lines(std::max(s.hidden, s.projection));
   w.state = take(2 * w.state_stride);
   w.direction_stride = at;

@@ -35,7 +35,7 @@ void pretend_processors(int count);
 struct Part {
   int thread, direction_part, direction_parts, batch_part, batch_parts, unit_part, unit_parts;
   Barrier* step;   // those who share directions and sequences
-  Barrier* share;  // those who share directions, hence packed weights
+  Barrier* share;  // those who share directions
   bool helped, helps;  // whether another thread makes the products of the inputs, and whether this is that one
   int helped_thread;   // the thread whose steps these are: `thread`, or the one that is helped
 };
@@ -58,6 +58,21 @@ FUSEDRNN_INLINE Share beside_steps(const Part& part, const Shape& s) {
 // First chunk of part.unit_part + i.
 FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, int i) {
   return layout.chunks() * (part.unit_part + i) / part.unit_parts;
+}
+
+// The chunks that a thread packs: every `step`-th of its own, where others use the same copy, or all.
+struct Packing {
+  int64_t begin, end;
+  int step;
+  Packing(const PackedLayout& layout, const Part& part, const CpuPlan& plan)
+      : begin(chunk_cut(layout, part, 0) + (plan.own_weights ? 0 : part.batch_part)), end(chunk_cut(layout, part, 1)),
+        step(plan.own_weights ? 1 : part.batch_parts) {}
+};
+
+// Where its copy of a direction's packed weights stands.
+template <class T>
+FUSEDRNN_INLINE T* own_copy(T* direction, const Workspace& ws, const Part& part, const CpuPlan& plan) {
+  return direction + (plan.own_weights ? part.batch_part * ws.copy_stride : 0);
 }
 
 // Calls body(context, part) on plan.threads threads at once. Where fewer are granted, one thread does all of it: a barrier
