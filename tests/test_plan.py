@@ -115,7 +115,7 @@ def test_wide_batches_are_split_by_rows_and_single_rows_by_units():
 
 
 def test_small_weights_are_packed_by_each_who_needs_them():
-    own = lambda *sizes, threads=2: "packs weights for itself" in plan(*sizes, threads=threads).reason
+    own = lambda *sizes, threads=2: "packs the weights for itself" in plan(*sizes, threads=threads).reason
     assert own("lstm", 10, 16, 128) and own("lstm", 10, 64, 128, threads=8)
     assert not own("lstm", 10, 16, 256), "2 MB"
     assert not own("lstm", 10, 128, 128, threads=16), "16 times 512 KB"

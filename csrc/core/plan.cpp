@@ -208,8 +208,8 @@ std::string explain(const Shape& s, const CpuPlan& p) {
   if (p.direction_parts > 1) why << "both directions side by side; ";
   why << step_work(s) << " multiply-adds a step over " << step_rows(s) << " rows: " << p.batch_parts
       << " batch part(s), " << p.unit_parts << " part(s) of the hidden units";
-  if (p.own_weights) why << ", each of which packs weights for itself";
   if (p.helpers) why << ", and beside each a thread for the products of its inputs";
+  if (p.own_weights) why << "; each batch part packs the weights for itself";
   if (shares_weights(s) && p.batch_parts == 1 && p.unit_parts > 1) why << "; large weights: units are shared before rows";
   if (p.backward_hidden_weights == Weights::sums) why << "; so few rows, or one sequence, that the backward takes w_hh as it is";
   if (p.hidden_row.panels_beside > 1 && p.hidden_weights == Weights::packed) why << "; one row, which reads w_hh as one stream";
