@@ -64,7 +64,7 @@ FUSEDRNN_INLINE int64_t chunk_cut(const PackedLayout& layout, const Part& part, 
 struct Packing {
   int64_t begin, end;
   int step;
-  Packing(const PackedLayout& layout, const Part& part, const CpuPlan& plan)
+  FUSEDRNN_INLINE Packing(const PackedLayout& layout, const Part& part, const CpuPlan& plan)
       : begin(chunk_cut(layout, part, 0) + (plan.own_weights ? 0 : part.batch_part)), end(chunk_cut(layout, part, 1)),
         step(plan.own_weights ? 1 : part.batch_parts) {}
 };
