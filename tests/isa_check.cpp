@@ -171,9 +171,15 @@ Outcome<T, S> run(const Case& c, const cpu::Kernels& kernels, int64_t stretch_ro
                       c.P ? d_h.data() + d * P : nullptr, d_x + d * N * c.I, d_h_0 + d * B * P,
                       has_c ? d_c_0 + d * B * H : nullptr};
   cpu::WeightGradients<T, S> g{b, x.data(), {}};
+  std::vector<std::vector<T>> waiting;  // sums that are rounded once the last is there
+  const auto gradient = [&](const char* name, int64_t n) -> cpu::Gradient<T, S> {
+    S* place = out.add_rounded(name, n);
+    if constexpr (std::is_same_v<S, T>) return {place, place};
+    else return {waiting.emplace_back(n).data(), place};
+  };
   for (int64_t d = 0; d < D; ++d)
-    g.direction[d] = {out.add("d_w_ih", GH * c.I), out.add("d_w_hh", GH * P), out.add("d_b_ih", GH), out.add("d_b_hh", GH),
-                      c.P ? out.add("d_w_hr", P * H) : nullptr};
+    g.direction[d] = {gradient("d_w_ih", GH * c.I), gradient("d_w_hh", GH * P), gradient("d_b_ih", GH), gradient("d_b_hh", GH),
+                      c.P ? gradient("d_w_hr", P * H) : cpu::Gradient<T, S>{}};
   const auto steps = workspace(backward_workspace(shape, plan).total), sums = workspace(gradient_workspace(shape, plan).total);
   std::vector<cpu::Stretch> at;
   for (int64_t d = 0; d < D; ++d) at.push_back(cpu::first_stretch(rows, d == 1, most_rows));

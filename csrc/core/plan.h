@@ -256,6 +256,11 @@ constexpr int64_t kStretchBytes = 3 << 20, kFewestStretchRows = kRowsAtOnce, kMo
 
 GradientWorkspace gradient_workspace(const Shape& shape, const CpuPlan& plan);
 
+// Whether all rows are one slice, so that no sum waits for another.
+inline bool sums_at_once(const Shape& shape, const CpuPlan& plan) {
+  return shape.rows <= kGradientRows && shape.rows <= plan.stretch_rows;
+}
+
 Workspace forward_workspace(const Shape& shape, const CpuPlan& plan);
 Workspace backward_workspace(const Shape& shape, const CpuPlan& plan);
 

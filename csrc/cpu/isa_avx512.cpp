@@ -50,6 +50,11 @@ FUSEDRNN_INLINE __m256i narrow(__m512 value) {
   asm("vcvtneps2bf16 %1, %0" : "=v"(bits) : "v"(value));
   return bits;
 }
+FUSEDRNN_INLINE __m512i narrow(__m512 first, __m512 second) {
+  __m512i bits;
+  asm("vcvtne2ps2bf16 %2, %1, %0" : "=v"(bits) : "v"(second), "v"(first));
+  return bits;
+}
 FUSEDRNN_INLINE __m512 add_pairs(__m512 sum, __m512 a, __m512 b) {
   asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
   return sum;

@@ -30,10 +30,20 @@ inline __attribute__((always_inline)) void watch([[maybe_unused]] const E* place
 #endif
 }
 
-// Gradients of one direction's weights. Null: not wanted.
-template <class T>
+// A gradient of some weights: where its sums stand from slice to slice, and where it goes, the same place where tensors hold T. No
+// place to go: not wanted. One slice (sums_at_once) needs no other.
+template <class T, class S>
+struct Gradient {
+  T* sums;
+  S* out;
+
+  Gradient after(int64_t elements) const { return {sums ? sums + elements : nullptr, out ? out + elements : nullptr}; }
+};
+
+// Those of one direction.
+template <class T, class S>
 struct DirectionGradients {
-  T *w_ih, *w_hh, *b_ih, *b_hh, *w_hr;
+  Gradient<T, S> w_ih, w_hh, b_ih, b_hh, w_hr;
 };
 
 // The sums over the rows of a backward.
@@ -41,7 +51,7 @@ template <class T, class S = T>
 struct WeightGradients {
   const Backward<S, T>& backward;  // d_gates, and d_h with a projection, are there
   const S* x;                      // (N, I)
-  DirectionGradients<T> direction[kMaxDirections];
+  DirectionGradients<T, S> direction[kMaxDirections];
 };
 
 // For tensors that hold S and arithmetic in T. Workspaces are 64-byte aligned and begin with undefined contents.

@@ -193,9 +193,9 @@ Tensor recompute_saved(const Cast<S>& l, Layer step, const Stretch& at, const Te
   return std::get<4>(forward(one, step, /*save=*/true, /*cell_states=*/false));
 }
 
-// One tensor a direction, or none if it is not needed.
+// One tensor a direction, or none if it is not needed; and what holds sums that are to be rounded, if they have to wait.
 struct WeightTensors {
-  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr;
+  std::vector<Tensor> w_ih, w_hh, b_ih, b_hh, w_hr, sums;
 };
 
 // Room for the gradients of the weights, and where they are.
@@ -205,11 +205,15 @@ WeightTensors make_weight_gradients(const Cast<S>& l, const Needs& needs, cpu::W
   const Sizes& s = l.sizes;
   const int64_t GH = l.gates();
   WeightTensors tensors;
-  const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> T* {
-    if (!needed) return nullptr;
+  const bool waits = !std::is_same_v<S, T> && !sums_at_once(l.shape, l.plan);
+  const auto make = [&](bool needed, std::vector<Tensor>& list, at::IntArrayRef sizes) -> cpu::Gradient<T, S> {
+    if (!needed) return {};
     const bool rows = l.sequence.total() > 0;
-    list.push_back(rows ? empty_cpu(sizes, l.arithmetic) : at::zeros(sizes, l.x.options().dtype(l.arithmetic)));
-    return pointer<T>(list.back());
+    list.push_back(rows ? empty_cpu(sizes, l.type) : at::zeros(sizes, l.x.options().dtype(l.type)));
+    S* out = pointer<S>(list.back());
+    if constexpr (std::is_same_v<S, T>) return {out, out};
+    if (waits) tensors.sums.push_back(empty_cpu(sizes, l.arithmetic));
+    return {waits ? pointer<T>(tensors.sums.back()) : nullptr, out};
   };
   for (int64_t d = 0; d < s.D; ++d)
     g.direction[d] = {make(needs.w_ih, tensors.w_ih, {GH, s.I}), make(needs.w_hh, tensors.w_hh, {GH, s.P}),
