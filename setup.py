@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,11 +23,11 @@ HOW_TO_GET_TORCH = (
 )
 
 
-def build_decision(request, torch_cuda, nvcc, sources):
+def build_decision(request, torch_cuda, nvcc, toolkit, sources):
     """(with_cuda, one line that says why).
 
-    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None;
-    sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be met.
+    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None; toolkit: its
+    version, or None; sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be met.
     """
     if request not in (None, "", "0", "1"):
         raise SystemExit(f"fusedrnn: FUSEDRNN_CUDA must be 0 or 1; got {request!r}")
@@ -39,6 +40,8 @@ def build_decision(request, torch_cuda, nvcc, sources):
         missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
     if not nvcc:
         missing.append(f"nvcc was not found (install the CUDA toolkit {torch_cuda or ''} and set CUDA_HOME)")
+    elif torch_cuda and toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
+        missing.append(f"{nvcc} is of CUDA {toolkit}, torch of {torch_cuda} (set CUDA_HOME to a toolkit {torch_cuda})")
     if not missing:
         return True, f"with CUDA {torch_cuda}: {nvcc}"
     if request == "1":
@@ -74,15 +77,34 @@ def check_compiler(request):
 
 
 def find_nvcc(cuda_home):
-    found = cuda_home and shutil.which("nvcc", path=str(Path(cuda_home) / "bin"))
-    return found or shutil.which("nvcc")
+    """The compiler of the toolkit that torch's build machinery has found and would use, or None.
+
+    A folder without the toolkit's headers is none: there a link or a wrapper of nvcc lies.
+    """
+    if not cuda_home:
+        return None
+    headers = [Path(cuda_home, "include"), *Path(cuda_home).glob("targets/*/include")]
+    whole = any((folder / "cuda_runtime_api.h").is_file() for folder in headers)
+    return shutil.which("nvcc", path=str(Path(cuda_home, "bin"))) if whole else None
+
+
+def toolkit_version(nvcc):
+    """Such as "13.0", of what nvcc says of itself; None where it does not say."""
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+    release = re.search(r"release (\d+\.\d+)", said)
+    return release and release[1]
+
+
+def capabilities_here(cuda):
+    """Of the GPUs that torch can use, as pairs. cuda: torch.cuda, which counts those of too old a driver, too."""
+    return [cuda.get_device_capability(i) for i in range(cuda.device_count())] if cuda.is_available() else []
 
 
 def cuda_architectures(request, there):
-    """What torch's build machinery will compile for, in words.
+    """(what torch's build machinery is to compile for, what was named but is too old for the kernels), lists of names.
 
     request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs that are here, such as (9, 0).
-    Raises SystemExit where that is nothing, or a GPU that the kernels do not compile for.
+    Raises SystemExit where nothing is left to compile for.
     """
     named = (request or "").replace(";", " ").split()
     if not named or named == ["native"]:
@@ -92,9 +114,9 @@ def cuda_architectures(request, there):
         raise SystemExit(f"fusedrnn: no GPU is visible to build for: {choose}")
     capability = lambda name: float(re.match(r"\d+\.\d+|", name)[0] or "inf")
     old = [name for name in named if capability(name) < 8 or name.startswith(OLDER_THAN_AMPERE)]
-    if old:
+    if old == named:
         raise SystemExit(f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}")
-    return ",".join(named)
+    return [name for name in named if name not in old], old
 
 
 def extension():
@@ -109,7 +131,8 @@ def extension():
     relative = lambda pattern: sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     cuda_sources = relative("csrc/cuda/*.cu")
     nvcc = find_nvcc(cpp_extension.CUDA_HOME)
-    with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, len(cuda_sources))
+    toolkit = nvcc and toolkit_version(nvcc)
+    with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, toolkit, len(cuda_sources))
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
     sources = [s for folder in ("core", "cpu", "ops") for s in relative(f"csrc/{folder}/**/*.cpp")]
@@ -127,9 +150,12 @@ def extension():
     cxx = ["-O3", "-std=c++20", *openmp, "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
     if with_cuda:
-        there = [torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())]
-        architectures = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), there)
-        cxx.append(f"-DFUSEDRNN_CUDA_ARCHITECTURES={architectures}")  # no macro of all: nvcc would cut it at its commas
+        architectures, old = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), capabilities_here(torch.cuda))
+        if old:
+            print(f"fusedrnn: not built for {', '.join(old)}: the kernels need 8.0 (Ampere)", file=sys.stderr)
+            os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
+        names = ",".join(architectures)
+        cxx.append(f"-DFUSEDRNN_CUDA_ARCHITECTURES={names}")  # no macro of all: nvcc would cut it at its commas
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
         "fusedrnn._C",

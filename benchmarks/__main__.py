@@ -17,6 +17,8 @@ try:
     import torch
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+    from fusedrnn.info import facts
+
     from . import gate, machine, page, pictures, runner, suites, tables
     from .cases import CONTENDERS, LAYERS, PASSES, RAGGED
     from .timing import OURS, ROOT
@@ -103,6 +105,8 @@ def check(options, parser):
     """Refuse what cannot run, with one line."""
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error(f"no CUDA device: torch {torch.__version__} finds none")
+    if options.device == "cuda" and facts()["cuda"] == "none":
+        parser.error("this build of fusedrnn is for the CPU alone: python -m fusedrnn info")
     if options.device != "cuda" and "graph" in (options.passes or ()):
         parser.error("the pass graph needs --device cuda")
     B, T, H = (max(given or [1]) for given in (options.batch, options.seq_len, options.hidden))

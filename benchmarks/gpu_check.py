@@ -92,7 +92,8 @@ def architecture(major, minor):
 def build(seconds):
     arch = architecture(*torch.cuda.get_device_capability())
     settings = {"FUSEDRNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch, "MAX_JOBS": str(os.cpu_count())}
-    status, output = run([sys.executable, "setup.py", "build_ext", "--inplace"], seconds, **settings)
+    # Without ninja a build for the CPU alone, which lies there, would count as up to date.
+    status, output = run([sys.executable, "setup.py", "build_ext", "--inplace", "--force"], seconds, **settings)
     record = {**ended(status, seconds), "settings": settings}
     if status != 0:
         return {**record, "output": tail(output)}
@@ -262,7 +263,9 @@ def main(arguments=None):
     if options.sanitize_target or options.race_to:
         from . import gpu_targets  # only here: it imports fusedrnn, which the first part builds
 
-        gpu_targets.sanitize() if options.sanitize_target else gpu_targets.race(options.race_to, options.budget)
+        if options.sanitize_target:
+            return int(gpu_targets.sanitize() > 0)
+        gpu_targets.race(options.race_to, options.budget)
         return 0
     facts = environment()
     slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")

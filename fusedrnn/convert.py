@@ -47,6 +47,8 @@ def _swap(model, classes, report):
             line = f"{_title(old)} left alone: {reason}"
         elif old in classes:
             _set_class(module, classes[old])
+            if classes is _TORCHS and isinstance(module, torch.nn.RNNBase):
+                module.flatten_parameters()  # as cuDNN wants them, which have been moved since, perhaps
             line = f"{_title(old)} -> {_title(classes[old])}"
         else:
             continue

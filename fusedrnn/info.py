@@ -22,8 +22,15 @@ def facts() -> dict[str, str]:
         "platform": platform.platform(),
         "processor": torch.backends.cpu.get_cpu_capability(),
         "threads": str(torch.get_num_threads()),
-        **{f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())},
+        **_devices(),
     }
+
+
+def _devices() -> dict[str, str]:
+    count = torch.cuda.device_count()
+    if count and not torch.cuda.is_available():  # then torch raises where it is asked for a name
+        return {"cuda devices": f"{count}, which torch {torch.__version__} cannot use: is the driver older than its CUDA?"}
+    return {f"cuda:{i}": torch.cuda.get_device_name(i) for i in range(count)}
 
 
 def info() -> str:

@@ -9,6 +9,7 @@ os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from helpers import HAS_CUDA  # noqa: E402
 
 import fusedrnn  # noqa: E402
 from fusedrnn import _ops  # noqa: E402
@@ -26,7 +27,7 @@ def pytest_configure(config):
 
 
 def devices():
-    return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    return ["cpu", "cuda"] if HAS_CUDA else ["cpu"]
 
 
 @pytest.fixture(params=[pytest.param(name, marks=getattr(pytest.mark, name)) for name in devices()])

@@ -7,6 +7,10 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn
+from fusedrnn import _ops
+
+# A GPU is of no use to a build that has no kernels for it.
+HAS_CUDA = torch.cuda.is_available() and _ops.build_info()["cuda"] != "none"
 
 LAYERS = {
     "rnn_tanh": ("RNN", {"nonlinearity": "tanh"}),

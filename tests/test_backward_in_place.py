@@ -26,10 +26,14 @@ def run(kind, option="plain", dtype=torch.float64, device="cpu", used=None):
     return loss(named(layer(input, hx, **given)), used), leaves
 
 
-def assert_the_last_is_as_the_first(value, leaves):
+def assert_the_last_is_as_the_first(value, leaves, exactly=True):
     gradients = [torch.autograd.grad(value, leaves, retain_graph=keep, allow_unused=True) for keep in (True, True, False)]
     for first, second, last in zip(*gradients, strict=True):
-        assert torch.equal(first, second) and torch.equal(first, last)
+        assert torch.equal(first, second)
+        if exactly:
+            assert torch.equal(first, last)
+        else:
+            torch.testing.assert_close(first, last)
 
 
 CASES = [*itertools.product(LAYERS, [*OPTIONS, "packed", "recompute"]), ("lstm", "projection")]
@@ -37,7 +41,9 @@ CASES = [*itertools.product(LAYERS, [*OPTIONS, "packed", "recompute"]), ("lstm",
 
 @pytest.mark.parametrize("kind, option", CASES)
 def test_the_last_backward_is_as_the_first(kind, option, device):
-    assert_the_last_is_as_the_first(*run(kind, option, device=device))
+    # In place, a projected layer's gradients lie farther apart, and a library's GEMM may be another one for that.
+    exactly = device.type == "cpu" or option != "projection"
+    assert_the_last_is_as_the_first(*run(kind, option, device=device), exactly)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -25,30 +25,38 @@ def setup():
 
 
 @pytest.mark.parametrize(
-    "request_, torch_cuda, nvcc, sources, expected",
+    "request_, torch_cuda, nvcc, toolkit, sources, expected",
     [
-        (None, "13.0", "/cuda/bin/nvcc", 3, True),
-        ("1", "13.0", "/cuda/bin/nvcc", 3, True),
-        ("0", "13.0", "/cuda/bin/nvcc", 3, False),
-        (None, None, "/cuda/bin/nvcc", 3, False),
-        (None, "13.0", None, 3, False),
-        ("", "13.0", None, 3, False),
-        (None, "13.0", "/cuda/bin/nvcc", 0, False),
+        (None, "13.0", "/cuda/bin/nvcc", "13.0", 3, True),
+        (None, "13.0", "/cuda/bin/nvcc", "13.2", 3, True),
+        (None, "13.0", "/cuda/bin/nvcc", None, 3, True),
+        ("1", "13.0", "/cuda/bin/nvcc", "13.0", 3, True),
+        ("0", "13.0", "/cuda/bin/nvcc", "13.0", 3, False),
+        (None, None, "/cuda/bin/nvcc", "13.0", 3, False),
+        (None, "13.0", "/cuda/bin/nvcc", "12.8", 3, False),
+        (None, "13.0", None, None, 3, False),
+        ("", "13.0", None, None, 3, False),
+        (None, "13.0", "/cuda/bin/nvcc", "13.0", 0, False),
     ],
 )
-def test_cuda_is_built_where_it_can_be(setup, request_, torch_cuda, nvcc, sources, expected):
-    with_cuda, why = setup.build_decision(request_, torch_cuda, nvcc, sources)
+def test_cuda_is_built_where_it_can_be(setup, request_, torch_cuda, nvcc, toolkit, sources, expected):
+    with_cuda, why = setup.build_decision(request_, torch_cuda, nvcc, toolkit, sources)
     assert with_cuda is expected and "\n" not in why
     assert ("with CUDA 13.0" in why) if expected else ("CPU only" in why)
 
 
 @pytest.mark.parametrize(
     "torch_cuda, nvcc, parts",
-    [(None, "/cuda/bin/nvcc", ["CPU build"]), ("13.0", None, ["nvcc", "13.0", "CUDA_HOME"]), (None, None, ["nvcc", "CPU build"])],
+    [
+        (None, "/cuda/bin/nvcc", ["CPU build"]),
+        ("13.0", None, ["nvcc", "13.0", "CUDA_HOME"]),
+        ("13.0", "/cuda/bin/nvcc", ["/cuda/bin/nvcc is of CUDA 12.8", "torch of 13.0", "CUDA_HOME"]),
+        (None, None, ["nvcc", "CPU build"]),
+    ],
 )
 def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nvcc, parts):
     with pytest.raises(SystemExit) as stop:
-        setup.build_decision("1", torch_cuda, nvcc, 3)
+        setup.build_decision("1", torch_cuda, nvcc, nvcc and "12.8", 3)
     assert all(part in str(stop.value) for part in ["FUSEDRNN_CUDA=1", *parts])
 
 
@@ -56,14 +64,26 @@ def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nv
     "request_, there, expected",
     [
         (None, [(9, 0)], "9.0"),
-        ("", [(8, 6), (9, 0), (8, 6)], "8.6,9.0"),
+        ("", [(8, 6), (9, 0), (8, 6)], "8.6 9.0"),
         ("native", [(12, 0)], "12.0"),
-        ("8.0;9.0a 10.0+PTX", [], "8.0,9.0a,10.0+PTX"),
-        ("Ampere;Hopper", [(7, 5)], "Ampere,Hopper"),
+        ("8.0;9.0a 10.0+PTX", [], "8.0 9.0a 10.0+PTX"),
+        ("Ampere;Hopper", [(7, 5)], "Ampere Hopper"),
     ],
 )
 def test_architectures_are_those_asked_for_or_here(setup, request_, there, expected):
-    assert setup.cuda_architectures(request_, there) == expected
+    assert setup.cuda_architectures(request_, there) == (expected.split(), [])
+
+
+@pytest.mark.parametrize(
+    "request_, there, expected, old",
+    [
+        ("7.5 8.0 8.6 9.0 10.0 12.0+PTX", [], "8.0 8.6 9.0 10.0 12.0+PTX", "7.5"),  # as NVIDIA's images for torch have it
+        (None, [(7, 5), (8, 6)], "8.6", "7.5"),
+        ("Turing;Ampere;7.0+PTX", [], "Ampere", "Turing 7.0+PTX"),
+    ],
+)
+def test_what_is_too_old_is_left_out(setup, request_, there, expected, old):
+    assert setup.cuda_architectures(request_, there) == (expected.split(), old.split())
 
 
 @pytest.mark.parametrize(
@@ -71,9 +91,9 @@ def test_architectures_are_those_asked_for_or_here(setup, request_, there, expec
     [
         (None, [], "no GPU is visible"),
         ("native", [], "no GPU is visible"),
-        (None, [(7, 5), (8, 6)], "not 7.5:"),
-        ("7.0+PTX;8.0", [], r"not 7\.0\+PTX:"),
-        ("Turing;Ampere", [], "not Turing:"),
+        (None, [(7, 5)], "not 7.5:"),
+        ("7.0+PTX;7.5", [(9, 0)], r"not 7\.0\+PTX, 7\.5:"),
+        ("Turing", [], "not Turing:"),
     ],
 )
 def test_nothing_is_compiled_for_what_cannot_run_it(setup, request_, there, part):
@@ -84,7 +104,47 @@ def test_nothing_is_compiled_for_what_cannot_run_it(setup, request_, there, part
 
 def test_nonsense_is_refused(setup):
     with pytest.raises(SystemExit, match="must be 0 or 1; got 'yes'"):
-        setup.build_decision("yes", None, None, 3)
+        setup.build_decision("yes", None, None, None, 3)
+
+
+class Cuda:
+    """torch.cuda on a machine of two GPUs, whose driver is too old or not."""
+
+    def __init__(self, usable):
+        self.usable = usable
+
+    def is_available(self):
+        return self.usable
+
+    def device_count(self):
+        return 2
+
+    def get_device_capability(self, index):
+        if not self.usable:
+            raise RuntimeError("The NVIDIA driver on your system is too old")
+        return 8 + index, 0
+
+
+def test_only_gpus_that_torch_can_use_are_asked(setup):
+    assert setup.capabilities_here(Cuda(True)) == [(8, 0), (9, 0)]
+    assert setup.capabilities_here(Cuda(False)) == []
+
+
+@pytest.mark.parametrize("headers", ["include", "targets/x86_64-linux/include", None])
+def test_a_toolkit_has_a_compiler_and_headers(setup, headers, tmp_path):
+    """As torch's build machinery needs both from the folder that it has found; a link to nvcc lies in /usr/local/bin, too."""
+    (tmp_path / "bin").mkdir()
+    nvcc = tmp_path / "bin" / "nvcc"
+    nvcc.write_text("#!/bin/sh\necho Cuda compilation tools, release 12.8, V12.8.93\n")
+    nvcc.chmod(0o755)
+    if headers:
+        (tmp_path / headers).mkdir(parents=True)
+        (tmp_path / headers / "cuda_runtime_api.h").touch()
+    assert setup.find_nvcc(str(tmp_path)) == (str(nvcc) if headers else None)
+    assert setup.find_nvcc(None) is None
+    assert setup.toolkit_version(str(nvcc)) == "12.8"
+    nvcc.write_text("#!/bin/sh\nexit 1\n")
+    assert setup.toolkit_version(str(nvcc)) is None
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from helpers import LAYERS, make, outcome, random
+from helpers import HAS_CUDA, LAYERS, make, outcome, random
 
 import fusedrnn
 
 pytestmark = [
     pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+    pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device, and a build for it"),
 ]
 STRATEGIES = ["stepwise", "persistent"]
 
@@ -131,4 +131,5 @@ def test_tf32_is_used_only_where_it_is_allowed(H, strategy):
             errors[allowed] = (layer(x)[0].double() - exact).abs().max().item()
         finally:
             torch.backends.cuda.matmul.allow_tf32 = False
-    assert errors[False] < 5e-6 < 2e-5 < errors[True] < 5e-3
+    assert errors[False] < 5e-6 and errors[True] < 5e-3
+    assert strategy == "stepwise" or errors[True] > 2e-5  # a library that may take TF32 need not

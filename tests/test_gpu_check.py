@@ -171,7 +171,7 @@ def race(folder):
 
 
 def test_the_targets_run_on_the_cpu(tmp_path):
-    gpu_targets.sanitize("cpu")
+    assert gpu_targets.sanitize("cpu") == 0
     rows = race(tmp_path)
     assert [(row["cell"], row["pass"]) for row in rows] == [
         (cell, name) for cell in ("lstm", "gru", "rnn") for name in ("train", "infer")
@@ -192,6 +192,22 @@ def test_a_strategy_that_cannot_serve_is_recorded_with_its_reason(tmp_path, monk
     for row in race(tmp_path):
         assert row["refused"] == {"persistent": "persistent cannot serve: H = 7 is odd"}
         assert "fusedrnn persistent" not in row["contenders"]
+
+
+def test_a_launch_that_fails_is_recorded_and_the_race_goes_on(tmp_path, monkeypatch, capsys):
+    chosen = gpu_targets.fusedrnn.use_strategy
+
+    def use_strategy(name):
+        if name == "persistent":
+            raise RuntimeError("CUDA kernel persistent_forward: invalid cluster\nand more")
+        return chosen(name)
+
+    monkeypatch.setattr(gpu_targets.fusedrnn, "use_strategy", use_strategy)
+    for row in race(tmp_path):
+        failed = row["contenders"].pop("fusedrnn persistent")
+        assert not failed["right"] and "invalid cluster" in failed["failed"] and row["refused"] == {}
+        assert all(result["right"] for result in row["contenders"].values()) and row["ratio"] > 0
+    assert gpu_targets.sanitize("cpu") == 31 and "persistent LSTM" in capsys.readouterr().out
 
 
 def test_it_is_a_program():

@@ -25,6 +25,17 @@ def test_info_shows_versions_build_and_machine(capsys):
         assert name in printed and value in printed
 
 
+def test_info_survives_a_driver_that_is_too_old_for_torch(capsys, monkeypatch):
+    def refuse(index):
+        raise RuntimeError("The NVIDIA driver on your system is too old")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", refuse)
+    main(["info"])
+    assert "2, which torch" in next(line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda devices"))
+
+
 def test_info_is_aligned(capsys):
     main(["info"])
     lines = capsys.readouterr().out.splitlines()
