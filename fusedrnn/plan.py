@@ -183,8 +183,11 @@ def plan(
     return CudaPlan(device=name, **passes, **made)
 
 
-def _device_figures(device: torch.device | str) -> tuple[str, tuple[int, int, int, int]]:
-    """A CUDA device's name, and its capability, multiprocessors, shared bytes a block and largest cluster."""
+def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
+    """A CUDA device's name, and its figures.
+
+    They are its capability, multiprocessors, shared bytes a block, largest cluster and, if known, clusters of each size at once.
+    """
     known = _ops._C.cuda_devices()
     if device in known:
         return device, known[device]

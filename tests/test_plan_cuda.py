@@ -9,7 +9,8 @@ import fusedrnn
 from fusedrnn import _ops, plan
 from fusedrnn.plan import KNOWN_DEVICES
 
-FIGURES = _ops._C.cuda_devices()  # name → capability, multiprocessors, shared bytes a block, largest cluster
+# name → capability, multiprocessors, shared bytes a block, largest cluster
+FIGURES = {name: figures[:4] for name, figures in _ops._C.cuda_devices().items()}
 CELLS = list(_ops.CELLS)
 HALF = torch.float16
 
@@ -67,6 +68,16 @@ def test_every_plan_covers_the_problem_and_fits_the_device(H, dtype, device):
 def test_groups_share_the_multiprocessors_that_slices_leave():
     p = plan("lstm", 50, 64, 1024, dtype=HALF, device="H100").forward
     assert (p.slices, p.groups, p.batch) == (64, 2, 32)
+
+
+def test_no_more_clusters_than_the_device_holds_at_once():
+    """One more, and all would take as long again. A partition of 16 multiprocessors has room for two clusters of six."""
+    sizes = "lstm", 50, 300, 384, 384, 0, 1, "float16", "auto", "H100", *FIGURES["H100"]
+    estimated = _ops._C.cuda_plan(*sizes)["forward"]
+    assert (estimated["slices"], estimated["groups"], estimated["batch"]) == (6, 13, 24)
+    for at_once, groups, batch in ((20, 19, 16), (10, 10, 32)):
+        found = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, at_once, 16, 16])["forward"]
+        assert (found["slices"], found["groups"], found["batch"]) == (6, groups, batch)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,15 @@ bool lay_out(PersistentPass& p, const Shape& s, Pass pass, int element, const Cu
   return at <= device.shared_bytes;
 }
 
+// Groups of so many blocks that are on the device at once, if each block has a multiprocessor to itself. A cluster's lie in one
+// partition of the device, of 16 multiprocessors or a few more.
+int64_t groups_at_once(const CudaDevice& device, Scope scope, int slices) {
+  constexpr int kPartition = 16;
+  if (scope != Scope::cluster || device.multiprocessors < kPartition) return device.multiprocessors / slices;
+  if (slices < static_cast<int>(device.clusters.size())) return device.clusters[slices];
+  return device.multiprocessors / kPartition * (kPartition / slices);
+}
+
 struct Search {
   std::optional<PersistentPass> best;
   std::string rejected;  // why not, when there is none
@@ -83,7 +92,7 @@ Search search(const Shape& s, const CudaRequest& request, const CudaDevice& devi
     p.tiles = static_cast<int>(round_up(ceil_div(ceil_div(m.depth, 32 / element), p.depth_parts), kTileGroup));
     p.held = std::min(p.tiles, held_tiles(m.planes));
 
-    const int64_t room = std::max<int64_t>(1, device.multiprocessors / (int64_t(s.directions) * p.slices));
+    const int64_t room = std::max<int64_t>(1, groups_at_once(device, p.scope, p.slices) / s.directions);
     const int64_t most = std::max<int64_t>(1, ceil_div(s.batch, kTileBatch));
     p.groups = static_cast<int>(std::min(room, most));
     p.batch = static_cast<int>(round_up(ceil_div(std::max<int64_t>(1, s.batch), p.groups), kTileBatch));

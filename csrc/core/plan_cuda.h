@@ -16,12 +16,16 @@
 
 namespace fusedrnn {
 
+constexpr int kMostCluster = 8;  // blocks that every device with clusters should hold
+
 struct CudaDevice {
   std::string name;
   int capability;         // 10·major + minor
   int multiprocessors;
   int64_t shared_bytes;   // that one block may have
-  int max_cluster;        // blocks of a thread-block cluster that every such device can hold; 0 or 1: none
+  int max_cluster;        // blocks of a thread-block cluster that the device can hold; 0 or 1: none
+  // [i]: clusters of i blocks, each with a multiprocessor to itself, that it holds at once. Empty: not known, and estimated.
+  std::vector<int> clusters = {};
 };
 
 enum class CudaStrategy : int { stepwise, persistent };

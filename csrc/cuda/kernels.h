@@ -15,6 +15,9 @@ using Stream = void*;  // a cudaStream_t
 // For what capability, as 10·major + minor, the code was compiled that the present device runs.
 int compiled_capability();
 
+// How many clusters of so many blocks, each with so much shared memory and a multiprocessor to itself, the present device holds.
+int clusters_at_once(int size, int64_t shared_bytes);
+
 // --- stepwise: around the caller's products, step after step in processing order ---
 
 // Buffers of a call, of the tensors' type but where another is named.

@@ -37,8 +37,9 @@ __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t& high, uint32
 }
 
 // acc += a·b. A float32 product is had from the high and low halves of both sides, but for low·low: 2^-22 of it, less
-// than what the sum's own rounding leaves. What overflows, or is infinite, may become NaN here where it would stay infinite: a low
-// half may have the other sign, and infinity has none.
+// than what the sum's own rounding leaves. Tensor cores round their sums towards zero, errors of one sign that would add up
+// along a chain: each tile is summed by itself, and added to the others by ordinary additions. What overflows, or is infinite, may become NaN here where it would stay
+// infinite: a low half may have the other sign, and infinity has none.
 template <class S>
 __device__ __forceinline__ void multiply_tile(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                               bool exact) {
@@ -50,11 +51,13 @@ __device__ __forceinline__ void multiply_tile(float (&acc)[4], const uint32_t (&
     for (int i = 0; i < 4; ++i) split_tf32(fresh(a[i]), a_high[i], a_low[i]);
 #pragma unroll
     for (int i = 0; i < 2; ++i) split_tf32(b[i], b_high[i], b_low[i]);
-    if (exact) {
-      mma_16x8x8_tf32(acc, a_low, b_high);
-      mma_16x8x8_tf32(acc, a_high, b_low);
-    }
-    mma_16x8x8_tf32(acc, a_high, b_high);
+    if (!exact) return mma_16x8x8_tf32(acc, a_high, b_high);
+    float tile[4] = {};
+    mma_16x8x8_tf32(tile, a_low, b_high);
+    mma_16x8x8_tf32(tile, a_high, b_low);
+    mma_16x8x8_tf32(tile, a_high, b_high);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) acc[i] += tile[i];
   }
 }
 
@@ -233,7 +236,7 @@ class Stationary {
 
 // Step n multiplies the vectors that were sent for n: (batch, depth), one a sequence. While some block still
 // reads those, others may already send for n + 1, hence two places; nobody sends for n + 2 before all have
-// published n + 1, after reading n.
+// published n + 1, after reading n. Who has published receives: a barrier's two halves.
 template <class S>
 class Travelling {
  public:
@@ -272,15 +275,20 @@ class Travelling {
     }
   }
 
-  // All of this block's values for n are sent.
+  // All of this thread's values for n are sent. Whatever it writes from here to `receive` nobody waits for.
   __device__ __forceinline__ void publish() {
-    meet();
-    if (p_.scope == Scope::grid && threadIdx.x == 0) add_release(counter_, 1);
+    if (p_.scope == Scope::cluster) {
+      cluster_arrive();
+    } else if (p_.scope == Scope::grid) {
+      __syncthreads();
+      if (threadIdx.x == 0) add_release(counter_, 1);
+    }
   }
 
-  // Waits until all blocks of the group have published n.
+  // Waits until all threads of the group have published n.
   __device__ __forceinline__ void receive(int64_t n) {
-    if (p_.scope != Scope::grid) return;  // publish has met them
+    if (p_.scope == Scope::cluster) return cluster_wait();
+    if (p_.scope == Scope::block) return __syncthreads();
     if (threadIdx.x == 0) wait_at_least(counter_, static_cast<uint32_t>(n * p_.slices));
     __syncthreads();
     const uint4* from = reinterpret_cast<const uint4*>(memory_ + n % 2 * p_.batch * p_.ld);

@@ -70,6 +70,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       }
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+    };
+    const auto write = [&](const Unit& unit) {
+      if (!unit.there) return;
+      const bool alive = f.rows.alive(t, unit.b);
+      float state[Cell::states];
+#pragma unroll
+      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
       write_h(f, d, s, unit.b, unit.j, alive, state[0]);
       write_c<Cell>(f, d, s, unit.b, unit.j, alive, state);
     };
@@ -97,10 +104,17 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
     }
     if (s + 1 < T) h.publish();
+    // What others wait for is on its way; the next step alone waits for the rest.
+    for (int chunk = 0; chunk < chunks_of(p); ++chunk)
+      for (int i = 0; i < per_thread; ++i) write(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x));
   }
 }
 
 }  // namespace
+
+int clusters_at_once(int size, int64_t shared_bytes) {
+  return active_clusters({size, kBlockThreads, shared_bytes, size}, persistent_forward_kernel<Lstm, Half>);
+}
 
 void persistent_forward(Dtype dtype, const AnyForward& f, const PersistentPass& p, const Exchange& exchange,
                         bool exact, Stream stream) {

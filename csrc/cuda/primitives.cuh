@@ -284,41 +284,59 @@ cudaError_t allow_shared(void (*kernel)(P...), int64_t bytes) {
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
+// A launch's shape as the runtime wants it, which points into itself.
+struct Configuration {
+  cudaLaunchAttribute attributes[2] = {};
+  cudaLaunchConfig_t config = {};
+
+  Configuration(const Configuration&) = delete;
+  Configuration(const LaunchShape& shape, Stream stream) {
+    config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
+    config.blockDim = dim3(static_cast<unsigned>(shape.threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+    config.stream = static_cast<cudaStream_t>(stream);
+    config.attrs = attributes;
+    if (shape.cluster > 1) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeClusterDimension;
+      a.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
+      a.val.clusterDim.y = a.val.clusterDim.z = 1;
+    }
+    if (shape.cooperative) {
+      cudaLaunchAttribute& a = attributes[config.numAttrs++];
+      a.id = cudaLaunchAttributeCooperative;
+      a.val.cooperative = 1;
+    }
+  }
+};
+
 template <class... P, class... A>
 void launch(const char* name, const LaunchShape& shape, Stream stream, void (*kernel)(P...), A&&... args) {
   static_assert(launchable<P...>);
   if (shape.blocks == 0) return;
   auto checked = [&](cudaError_t error) { check_launch(error, name, shape); };
-  const void* function = reinterpret_cast<const void*>(kernel);
   checked(shape.blocks < 0 || shape.blocks > INT32_MAX ? cudaErrorInvalidConfiguration : cudaSuccess);
   checked(allow_shared(kernel, shape.shared_bytes));
-  if (shape.cluster > 8) checked(cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1));
-
-  cudaLaunchAttribute attributes[2] = {};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(shape.blocks));
-  config.blockDim = dim3(static_cast<unsigned>(shape.threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
-  config.stream = static_cast<cudaStream_t>(stream);
-  config.attrs = attributes;
-  if (shape.cluster > 1) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeClusterDimension;
-    a.val.clusterDim.x = static_cast<unsigned>(shape.cluster);
-    a.val.clusterDim.y = a.val.clusterDim.z = 1;
-  }
-  if (shape.cooperative) {
-    cudaLaunchAttribute& a = attributes[config.numAttrs++];
-    a.id = cudaLaunchAttributeCooperative;
-    a.val.cooperative = 1;
-  }
+  const Configuration c(shape, stream);
   std::tuple<P...> values(std::forward<A>(args)...);
   std::apply(
       [&](P&... value) {
         void* pointers[] = {&value..., nullptr};
-        checked(cudaLaunchKernelExC(&config, function, pointers));
+        checked(cudaLaunchKernelExC(&c.config, reinterpret_cast<const void*>(kernel), pointers));
       },
       values);
+}
+
+// How many of its clusters the present device holds at once; none where it refuses them.
+template <class... P>
+int active_clusters(const LaunchShape& shape, void (*kernel)(P...)) {
+  const Configuration c(shape, nullptr);
+  int clusters = 0;
+  cudaError_t error = allow_shared(kernel, shape.shared_bytes);
+  if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel), &c.config);
+  if (error == cudaSuccess) return clusters;
+  cudaGetLastError();  // so that the next call's answer is its own
+  return 0;
 }
 
 // For what capability, as 10·major + minor, the code of this kernel was compiled that the present device runs.

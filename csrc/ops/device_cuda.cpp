@@ -22,18 +22,24 @@ CudaDevice ask(int index) {
   cudaDeviceProp properties{};
   C10_CUDA_CHECK(cudaGetDeviceProperties(&properties, index));
   const int capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor) + attribute(cudaDevAttrComputeCapabilityMinor);
-  // Clusters of 8 are what every device from 9.0 on can hold that has so many multiprocessors left to this process; more depends
-  // on how they are grouped. Code compiled for less, and brought up to the device by the driver, has none.
+  TORCH_CHECK_VALUE(capability >= 80, properties.name, " has compute capability ", capability / 10, ".", capability % 10,
+                    "; the CUDA kernels need 8.0 (Ampere) or more");
+  const int64_t shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  // Code compiled for less than 9.0, and brought up to the device by the driver, has no clusters.
   const c10::cuda::CUDAGuard guard(static_cast<c10::DeviceIndex>(index));
-  const bool clusters = std::min(capability, cuda::compiled_capability()) >= 90;
-  const int multiprocessors = attribute(cudaDevAttrMultiProcessorCount);
-  return {properties.name, capability, multiprocessors, attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin),
-          clusters ? std::min(8, multiprocessors) : 0};
+  const bool clusters = std::min(capability, cuda::compiled_capability()) >= 90 && attribute(cudaDevAttrClusterLaunch);
+  CudaDevice device{properties.name, capability, attribute(cudaDevAttrMultiProcessorCount), shared_bytes, clusters ? kMostCluster : 0};
+  for (int size = 0; size <= device.max_cluster; ++size)
+    device.clusters.push_back(size > 1 ? cuda::clusters_at_once(size, shared_bytes) : 0);
+  // Small devices, parts of one and other processes may leave less room than a cluster of 8 wants.
+  while (device.max_cluster > 1 && device.clusters[device.max_cluster] == 0) --device.max_cluster;
+  return device;
 }
 
 }  // namespace
 
 const CudaDevice& cuda_device(int64_t index) {
+  TORCH_CHECK_VALUE(index >= 0, "x is on no CUDA device, though something that came with it is");
   static std::map<int64_t, CudaDevice> devices;  // only those that are used: another may be one that nothing was built for
   static std::mutex mutex;
   const std::lock_guard<std::mutex> lock(mutex);

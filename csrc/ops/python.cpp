@@ -108,10 +108,10 @@ py::dict describe(const CudaPass& pass) {
 
 py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int64_t H, int64_t P, int64_t D,
                    const std::string& dtype, const std::string& strategy, const std::string& name, int capability,
-                   int multiprocessors, int64_t shared_bytes, int max_cluster) {
+                   int multiprocessors, int64_t shared_bytes, int max_cluster, const std::vector<int>& clusters) {
   const Shape shape = shape_of(cell, T, B, I, H, P, D, dtype);
   const CudaPlan p = plan_cuda(shape, {shape.weights, strategy.c_str()},
-                               {name, capability, multiprocessors, shared_bytes, max_cluster}, Pass::both);
+                               {name, capability, multiprocessors, shared_bytes, max_cluster, clusters}, Pass::both);
   py::dict d;
   d["forward"] = describe(p.forward);
   d["backward"] = describe(p.backward);
@@ -120,8 +120,10 @@ py::dict cuda_plan(const std::string& cell, int64_t T, int64_t B, int64_t I, int
   return d;
 }
 
-using Figures = std::tuple<int, int, int64_t, int>;  // capability, multiprocessors, shared_bytes, max_cluster
-Figures figures_of(const CudaDevice& d) { return {d.capability, d.multiprocessors, d.shared_bytes, d.max_cluster}; }
+using Figures = std::tuple<int, int, int64_t, int, std::vector<int>>;  // capability, multiprocessors, shared_bytes, max_cluster, clusters
+Figures figures_of(const CudaDevice& d) {
+  return {d.capability, d.multiprocessors, d.shared_bytes, d.max_cluster, d.clusters};
+}
 
 std::map<std::string, Figures> cuda_devices() {
   std::map<std::string, Figures> devices;
@@ -157,7 +159,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         py::arg("batch_invariant") = false);
   m.def("cuda_plan", &cuda_plan, py::arg("cell"), py::arg("T"), py::arg("B"), py::arg("I"), py::arg("H"),
         py::arg("P"), py::arg("D"), py::arg("dtype"), py::arg("strategy"), py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
-        py::arg("shared_bytes"), py::arg("max_cluster"));
+        py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("clusters") = std::vector<int>{});
   m.def("cuda_devices", &cuda_devices);
 #if defined(FUSEDRNN_WITH_CUDA)
   m.def("cuda_device", [](int64_t index) {  // one that is here, as layers find it

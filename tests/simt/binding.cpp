@@ -18,8 +18,9 @@ namespace {
 CudaDevice imagined = known_cuda_devices().front();
 std::unique_ptr<torch::Library> implementation;
 
-void use_device(const std::string& name, int capability, int multiprocessors, int64_t shared_bytes, int max_cluster) {
-  imagined = {name, capability, multiprocessors, shared_bytes, max_cluster};
+void use_device(const std::string& name, int capability, int multiprocessors, int64_t shared_bytes, int max_cluster,
+                const std::vector<int>& clusters) {
+  imagined = {name, capability, multiprocessors, shared_bytes, max_cluster, clusters};
   simt::set_limits(shared_bytes, multiprocessors, std::max(1, max_cluster));
 }
 
@@ -63,7 +64,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("enable", &enable, py::arg("on"));
   m.def("enabled", &enabled);
   m.def("use_device", &use_device, py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
-        py::arg("shared_bytes"), py::arg("max_cluster"));
+        py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("clusters") = std::vector<int>{});
   m.def("use_strategy", &ops::request_strategy, py::arg("name"));
   m.def("seed", &simt::seed, py::arg("value"));
   m.def("last_launch", &last_launch);
