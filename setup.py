@@ -149,13 +149,6 @@ def extension():
     openmp = openmp_flags(os.environ.get("FUSEDRNN_OPENMP"), sys.platform)
     cxx = ["-O3", "-std=c++20", *openmp, "-fno-math-errno", "-ffp-contract=fast"]
     cxx += ["-Wall", "-Wno-unknown-pragmas", "-fvisibility=hidden"]
-    if with_cuda:
-        architectures, old = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), capabilities_here(torch.cuda))
-        if old:
-            print(f"fusedrnn: not built for {', '.join(old)}: the kernels need 8.0 (Ampere)", file=sys.stderr)
-            os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
-        names = ",".join(architectures)
-        cxx.append(f"-DFUSEDRNN_CUDA_ARCHITECTURES={names}")  # no macro of all: nvcc would cut it at its commas
     kind = cpp_extension.CUDAExtension if with_cuda else cpp_extension.CppExtension
     return kind(
         "fusedrnn._C",
@@ -164,15 +157,29 @@ def extension():
         define_macros=macros,
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3", "-std=c++20"]} if with_cuda else cxx,
         extra_link_args=openmp,
-    ), checked(cpp_extension.BuildExtension)
+    ), checked(cpp_extension.BuildExtension, torch.cuda if with_cuda else None)
 
 
-def checked(builder):
-    """The command that looks for a compiler when it is to compile: what only packs or describes the sources needs none."""
+def architectures_flag(cuda):
+    """Tells the extension what its kernels are compiled for, and torch's build machinery what to leave out."""
+    architectures, old = cuda_architectures(os.environ.get("TORCH_CUDA_ARCH_LIST"), capabilities_here(cuda))
+    if old:
+        print(f"fusedrnn: not built for {', '.join(old)}: the kernels need 8.0 (Ampere)", file=sys.stderr)
+        os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
+    return f"-DFUSEDRNN_CUDA_ARCHITECTURES={','.join(architectures)}"
+
+
+def checked(builder, cuda=None):
+    """The command that looks for a compiler and GPUs when it is to compile: what only packs or describes the sources needs none.
+
+    cuda: torch.cuda, where CUDA kernels are compiled
+    """
 
     class Checked(builder):
         def run(self):
             check_compiler(os.environ.get("CXX"))
+            for module in self.extensions if cuda else ():
+                module.extra_compile_args["cxx"].append(architectures_flag(cuda))  # no macro of all: nvcc would cut it at its commas
             super().run()
 
     return Checked

@@ -9,6 +9,7 @@ import sys
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -122,6 +123,15 @@ def test_what_binds_the_kernels_to_torch_compiles_without_a_cuda_build_of_torch(
         assert "warning" not in run.stderr, run.stderr
 
 
+class Command:
+    """In place of torch's build command."""
+
+    ran = False
+
+    def run(self):
+        self.ran = True
+
+
 def test_the_build_for_cuda_takes_every_kernel_and_every_binding(monkeypatch):
     from importlib.util import module_from_spec, spec_from_file_location
 
@@ -133,13 +143,20 @@ def test_the_build_for_cuda_takes_every_kernel_and_every_binding(monkeypatch):
     monkeypatch.setattr(setup, "find_nvcc", lambda home: NVCC)  # which may be a wrapper, without headers beside it
     monkeypatch.setattr(torch.version, "cuda", setup.toolkit_version(NVCC))
     monkeypatch.setattr(cpp_extension, "CUDAExtension", lambda name, sources, **kwargs: (sources, kwargs))
+    monkeypatch.setattr(cpp_extension, "BuildExtension", Command)
     monkeypatch.setenv("FUSEDRNN_CUDA", "1")
-    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "7.5;8.0;9.0a")
     monkeypatch.chdir(ROOT)
-    (taken, kwargs), _ = setup.extension()
+    (taken, kwargs), builder = setup.extension()
     assert {str(k.relative_to(ROOT)) for k in KERNELS} <= set(taken)
     assert {"csrc/ops/layer_cuda.cpp", "csrc/ops/device_cuda.cpp"} <= set(taken)
     assert ("FUSEDRNN_WITH_CUDA", None) in kwargs["define_macros"]
     assert not any("," in (value or "") for _, value in kwargs["define_macros"]), "nvcc cuts a macro at its commas"
-    assert "-DFUSEDRNN_CUDA_ARCHITECTURES=8.0,9.0a" in kwargs["extra_compile_args"]["cxx"]
+    flag = "-DFUSEDRNN_CUDA_ARCHITECTURES=8.0,9.0a"
+    assert flag not in kwargs["extra_compile_args"]["cxx"], "what only packs the sources asks for no GPU"
+    command = builder()
+    command.extensions = [SimpleNamespace(**kwargs)]
+    command.run()
+    assert command.ran and flag in kwargs["extra_compile_args"]["cxx"]
+    assert os.environ["TORCH_CUDA_ARCH_LIST"] == "8.0;9.0a"
     assert sys.platform != "linux" or kwargs["extra_compile_args"]["nvcc"]
