@@ -1,5 +1,6 @@
 """The last backward through a graph writes the gates' gradients over what was saved; nobody else may notice."""
 
+import contextlib
 import itertools
 
 import pytest
@@ -9,6 +10,8 @@ from ragged import OPTIONS, B, H, I, T, given_on
 from simt.extension import host_executor
 from torch.nn.utils.rnn import pack_padded_sequence
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from benchmarks.memory import peak
 
@@ -138,3 +141,24 @@ def test_the_profiler_names_the_operator():
     with profile(activities=[ProfilerActivity.CPU]) as watch:
         value.backward()
     assert "fusedrnn::layer_backward_" in {event.key for event in watch.key_averages()}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_what_a_dispatch_mode_has_kept_is_not_written_over(kind, device):
+    """Neither in a backward that the mode sees, nor in one after it."""
+
+    class Keeps(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            results = function(*args, **(kwargs or {}))
+            kept.extend(leaf for leaf in tree_leaves(results) if isinstance(leaf, torch.Tensor))
+            return results
+
+    for seen in (False, True):
+        layer, x, kept = make(kind, I, H, device=device)[0], random(T, B, I, device=device), []
+        with Keeps():
+            y = layer(x)[0]
+        outputs = list(kept)
+        before = [tensor.clone() for tensor in outputs]
+        with Keeps() if seen else contextlib.nullcontext():
+            y.sum().backward()
+        assert before and all(torch.equal(*pair) for pair in zip(before, outputs))

@@ -210,6 +210,9 @@ FUNCTIONS = {
     "input weights": (RuntimeError, functional.gru, (X, [weights(3, I=5)]), {}, ["w_ih", "[21, 4]", "[21, 5]"]),
     "biases": (RuntimeError, functional.rnn, (X, [weights(1, b_hh=torch.zeros(6))]), {}, ["b_hh", "[7]", "[6]"]),
     "one bias of two": (RuntimeError, functional.rnn, (X, [weights(1, b_hh=None)]), {}, ["b_hh", "1", "0"]),
+    "a projection onto nothing": (
+        ValueError, functional.lstm, (X, [weights(4, w_hh=torch.zeros(28, 0), w_hr=torch.zeros(0, 7))]), {}, ["w_hr", "P > 0", "[0, 7]"],
+    ),
     "no weights": (ValueError, functional.lstm, (X, []), {}, ["weights", "1", "0"]),
     "half a layer": (
         ValueError, functional.lstm, (X, [weights(4)] * 3), {"bidirectional": True}, ["weights", "2", "3"],
@@ -239,3 +242,12 @@ def test_functions_check_their_arguments(kind, function, args, given, parts, dev
     with pytest.raises(kind) as error:
         function(*moved(args, device), **given)
     assert_says(error, parts)
+
+
+def test_what_has_no_truth_is_no_switch(device):
+    layer, x, neither = fusedrnn.LSTM(4, 7).to(device), X.to(device), torch.tensor([1, 0])
+    with pytest.raises(RuntimeError, match="ambiguous"):
+        layer(x, return_cell_states=neither)
+    layer.recompute = neither
+    with pytest.raises(RuntimeError, match="ambiguous"):
+        layer(x)

@@ -196,3 +196,22 @@ def test_no_steps_with_every_option(batch_first, device):
     outputs = named(ours(x, lengths=[0] * B, reset=reset, return_cell_states=True))
     assert outputs["y"].shape == outputs["c"].shape == ((B, 0, H) if batch_first else (0, B, H))
     assert outputs["h_n"].shape == outputs["c_n"].shape == (1, B, H)
+
+
+@pytest.mark.parametrize("by", ["torch", "NumPy"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_buffers_of_lengths_and_resets_may_be_filled_anew_before_the_backward(kind, by, device):
+    ours, _, _ = make(kind, I, H, bidirectional=True, device=device)
+    x, results = random(7, B, I, device=device).requires_grad_(), []
+    for changes in (False, True):
+        lengths, reset = torch.arange(B) % 8, torch.arange(7 * B).view(7, B) % 3 == 0
+        if by == "torch":  # on the device, where such buffers are kept
+            lengths, reset = lengths.to(device), reset.to(device)
+        y = ours(x, lengths=lengths, reset=reset if by == "torch" else reset.to(device))[0]
+        if changes and by == "torch":
+            lengths.fill_(3), reset.logical_not_()
+        elif changes:  # no version counter shows it
+            lengths.numpy()[:] = 3
+            reset.numpy()[:] = ~reset.numpy()
+        results.append(torch.autograd.grad(y.square().sum(), [x, *ours.parameters()]))
+    assert all(torch.equal(one, other) for one, other in zip(*results, strict=True))

@@ -309,7 +309,6 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   w.pointers = std::max({s.batch, ahead_rows, kPieceRows});
   take(7 * w.pointers * 8 / s.element_bytes);  // of x, h_prev, and what else a walk keeps of its rows
   w.product = take(std::max(kPieceRows * widest, kSummedRows * summed));
-  w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
   const auto take_room = [&](const Use& use) {
     if (use.weights == Weights::sums) return take(2 * whole_lines(use.layout.width));
     const int64_t row = padded_depth(use.layout) * bytes_of(s.weights) + 8;  // and a pointer to it
@@ -318,6 +317,8 @@ Workspace lay_out(const Shape& s, const CpuPlan& p, const Use& input, const Use&
   w.inputs_room = take_room(input);
   w.hidden_room = take_room(hidden_side);
   w.projection_room = s.projected ? take_room(projected) : at;
+  // The last: one thread that makes all columns, since no others are granted, goes on into the room of those.
+  w.ahead = take(std::max(kPieceRows * inputs.columns(0), (1 + p.helpers) * ahead_rows * ahead));
   w.scratch_stride = at;
   w.total = w.scratch + p.threads * w.scratch_stride;
   return w;

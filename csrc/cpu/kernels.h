@@ -60,8 +60,9 @@ struct KernelsOf {
   // workspace: forward_workspace(shape, plan).total elements
   void (*forward)(const Forward<S, T>&, const CpuPlan&, T* workspace);
   // at: a stretch of each direction, in the order of the backward. workspace: backward_workspace(shape, plan).total elements,
-  // whose contents go from stretch to stretch
-  void (*backward)(const Backward<S, T>&, const Stretch* at, const CpuPlan&, T* workspace);
+  // whose contents go from stretch to stretch. Returns whether all of the plan's threads were granted: if not, the weights are
+  // packed for one alone, which is all that may walk over the next stretches.
+  bool (*backward)(const Backward<S, T>&, const Stretch* at, const CpuPlan&, T* workspace);
   // of the stretches that the backward has come from. workspace: gradient_workspace(shape, plan).total elements
   void (*gradients)(const WeightGradients<T, S>&, const Stretch* at, const CpuPlan&, T* workspace);
 };

@@ -120,12 +120,12 @@ void Barrier::wait() {
   }
 }
 
-void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context) {
+bool run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context) {
   const auto run_alone = [&] {
     Barrier none;
     body(context, Part{0, 0, 1, 0, 1, 0, 1, &none, &none, false, false, 0});
   };
-  if (plan.threads == 1) return run_alone();
+  if (plan.threads == 1) return run_alone(), true;
 
   std::vector<Barrier> step(plan.direction_parts * plan.batch_parts), share(plan.direction_parts);
   for (auto& b : step) b.reset(plan.unit_parts);
@@ -143,6 +143,7 @@ void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* conte
                        &share[direction], plan.helpers > 0 && id < walkers, id >= walkers, walker});
   });
   if (!granted) run_alone();
+  return granted;
 }
 
 void run_threads(int threads, void (*body)(void*, int, int), void* context) {

@@ -76,8 +76,8 @@ FUSEDRNN_INLINE T* own_copy(T* direction, const Workspace& ws, const Part& part,
 }
 
 // Calls body(context, part) on plan.threads threads at once. Where fewer are granted, one thread does all of it: a barrier
-// must never wait for a thread that does not exist.
-void run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);
+// must never wait for a thread that does not exist. Returns whether all were granted.
+bool run_team(const CpuPlan& plan, void (*body)(void*, const Part&), void* context);
 
 // Calls body(context, thread, threads) on as many threads as are granted, at most that many, for work without a
 // barrier.

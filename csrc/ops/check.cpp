@@ -92,6 +92,7 @@ Sizes check(const Layer& l) {
   TORCH_CHECK_VALUE(!s.projected || s.kind == CellKind::lstm, "a projection (w_hr) is for cell 'lstm' alone; got '",
                     l.cell, "'");
   s.P = s.projected ? l.w_hr[0].size(0) : s.H;
+  TORCH_CHECK_VALUE(s.P > 0, "w_hr must be (P, H) with P > 0; got ", l.w_hr[0].sizes());
   s.bias = !l.b_ih.empty() || !l.b_hh.empty();
 
   check_list("w_ih", "(G*H, I)", l.w_ih, {G * s.H, s.I}, s, l.x);

@@ -242,7 +242,12 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   if (!as_they_are(given[1])) Py_RETURN_NONE;
   Tensor x = THPVariable_Unpack(given[1]);
   PyObject* const states = given[2];
-  const bool to_hx = is(given[5], "hx"), cell_states = PyObject_IsTrue(given[6]) == 1, recompute = PyObject_IsTrue(given[7]) == 1;
+  const auto truth = [](PyObject* of) {
+    const int value = PyObject_IsTrue(of);
+    if (value < 0) throw python_error();
+    return value == 1;
+  };
+  const bool to_hx = is(given[5], "hx"), cell_states = truth(given[6]), recompute = truth(given[7]);
   if (!to_hx && !is(given[5], "zeros")) Py_RETURN_NONE;
 
   const Names& name = names();

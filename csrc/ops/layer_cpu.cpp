@@ -295,6 +295,7 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
   std::optional<WeightTensors> weights;
 
   const auto& kernels = cpu::kernels().of<S>();
+  CpuPlan plan = l.plan;
   std::array<Stretch, kMaxDirections> at;
   for (int64_t d = 0; d < D; ++d) at[d] = cpu::first_stretch(l.rows, l.reverse[d], stretch_rows);
   for (bool done = false; !done;) {
@@ -308,10 +309,10 @@ std::vector<Tensor> backward(const Layer& layer, const Gradients& gradients, con
       if (recomputes) at[d].first_saved = at[d].first_row;
       if (recomputes || !in_place) at[d].first_d_gates = at[d].first_row;
     }
-    kernels.backward(f, at.data(), l.plan, steps);
+    if (!kernels.backward(f, at.data(), plan, steps)) plan.threads = 1;
     if (apart) scratch.reset(), sums = scratch.emplace(sums_room * sizeof(T), /*tight=*/true).template as<T>();
     if (!weights) weights = make_weight_gradients(l, needs, g);
-    if (N > 0) kernels.gradients(g, at.data(), l.plan, sums);
+    if (N > 0) kernels.gradients(g, at.data(), plan, sums);
     done = true;
     for (int64_t d = 0; d < D; ++d) {
       done &= at[d].last;

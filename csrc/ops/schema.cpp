@@ -58,16 +58,18 @@ class LayerFunction : public torch::autograd::Function<LayerFunction> {
                   lengths, reset, cell, reverse, reset_to_hx, /*save=*/!recompute, cell_states || recompute);
 
     const auto value = [](const OptionalTensor& t) { return t.value_or(Tensor()); };
-    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose,
-    // and read lengths at once.
+    // A tensor of torch.inference_mode cannot be saved; torch.nn's layers save their own copy of one that they transpose.
     const auto own = [](const Tensor& t) { return t.defined() && t.is_inference() ? t.clone() : t; };
-    variable_list kept{own(x), value(h_0), value(c_0), own(value(batch_sizes)), own(value(lengths)), own(value(reset)),
+    // Read at once, as torch.nn's lengths are when they are packed: a buffer may be filled for the next batch before this one's
+    // backward, by NumPy even where no version counter shows it.
+    const auto copied = [&](const Tensor& t) { return t.defined() && !wrapped(t) && !watched() ? t.clone() : own(t); };
+    variable_list kept{own(x), value(h_0), value(c_0), own(value(batch_sizes)), copied(value(lengths)), copied(value(reset)),
                        y, c, saved};
     kept.insert(kept.end(), weights.begin(), weights.end());
     ctx->save_for_backward(std::move(kept));
     ctx->saved_data["cell"] = cell;
     ctx->saved_data["reverse"] = reverse;
-    const bool hooked = at::SavedTensorDefaultHooks::get_hooks().has_value();
+    const bool hooked = at::SavedTensorDefaultHooks::get_hooks().has_value() || watched();  // and what was seen may be kept
     ctx->saved_data["flags"] = reset_to_hx * kResetToHx | hooked * kHooked | is_cell * kCell;
     ctx->set_materialize_grads(false);
     if (is_cell) return {step_of(h_n), step_of(c_n)};
