@@ -125,8 +125,8 @@ def extension():
         from torch.utils import cpp_extension
     except ImportError as error:
         raise SystemExit(f"fusedrnn: building needs torch in this very environment ({error}). {HOW_TO_GET_TORCH}")
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 11):
-        raise SystemExit(f"fusedrnn: torch {torch.__version__} is too old, 2.11 or newer is needed. {HOW_TO_GET_TORCH}")
+    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < (2, 8):
+        raise SystemExit(f"fusedrnn: torch {torch.__version__} is too old, 2.8 or newer is needed. {HOW_TO_GET_TORCH}")
 
     relative = lambda pattern: sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(pattern))
     cuda_sources = relative("csrc/cuda/*.cu")

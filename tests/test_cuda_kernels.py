@@ -190,6 +190,8 @@ def test_lengths_out_of_range_are_refused():
 def test_persistent_kernels_follow_torchs_precision(precision, bound):
     ours, _, truth = make("lstm", 5, 40, dtype=torch.float32)
     x = random(30, 4, 5, dtype=torch.float32)
+    if not hasattr(torch.backends.cuda.matmul, "fp32_precision"):
+        pytest.skip("this torch has only the older switch")
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = precision
     try:

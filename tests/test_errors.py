@@ -35,6 +35,13 @@ CONSTRUCTIONS = {
 
 @pytest.mark.parametrize("name, args, kwargs", CONSTRUCTIONS.values(), ids=CONSTRUCTIONS)
 def test_construction_is_refused_as_torch_does(name, args, kwargs):
+    if torch.__version__ < torch.torch_version.TorchVersion("2.11"):
+        try:
+            getattr(torch.nn, name)(*args, **kwargs)
+        except (TypeError, ValueError):
+            pass
+        else:
+            pytest.skip("this torch takes it")
     with pytest.raises((TypeError, ValueError)) as theirs:
         getattr(torch.nn, name)(*args, **kwargs)
     with pytest.raises(theirs.type, match=re.escape(str(theirs.value))):

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <torch/version.h>
 
 #include "device.h"
 #include "layer.h"
@@ -34,10 +35,16 @@ class Problem {
   Tensor empty(at::IntArrayRef size) const { return at::empty(size, x.options()); }
   Tensor empty_wide(at::IntArrayRef size) const { return at::empty(size, x.options().dtype(arithmetic)); }
 
-  // Float32 products as exact as a float32 GEMM of the library would be under the present settings. (allowTF32CuBLAS throws where
-  // they were made by `fp32_precision`.)
+  // Float32 products as exact as a float32 GEMM of the library would be under the present settings. (From torch 2.9 on
+  // allowTF32CuBLAS throws where they were made by `fp32_precision`.)
   bool exact() const {
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 10
     return at::globalContext().float32Precision(at::Float32Backend::CUDA, at::Float32Op::MATMUL) != at::Float32Precision::TF32;
+#elif TORCH_VERSION_MINOR == 9
+    return at::globalContext().float32Precision("cuda", "matmul") != "tf32";
+#else
+    return !at::globalContext().allowTF32CuBLAS();
+#endif
   }
 
   // x with zeros in the padding, which may hold anything: zero times that need not be zero.
