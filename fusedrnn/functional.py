@@ -147,20 +147,26 @@ def lstm(
     return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))
 
 
+def _of_cell(weights: Weights) -> tuple:
+    if weights[4:] and weights[4] is not None:
+        raise ValueError(f"a cell has no projection; got w_hr of {tuple(weights[4].shape)}")
+    return weights[:4]
+
+
 def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: str = "tanh") -> Tensor:
     """Run one step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
-    return run_cell(cell_of(nonlinearity), x, hx, None, *weights[:4])[0]
+    return run_cell(cell_of(nonlinearity), x, hx, None, *_of_cell(weights))[0]
 
 
 def gru_cell(x: Tensor, weights: Weights, hx: Tensor | None = None) -> Tensor:
     """Run one step of a GRU cell: x (B, I), hx (B, H) → h (B, H)."""
-    return run_cell("gru", x, hx, None, *weights[:4])[0]
+    return run_cell("gru", x, hx, None, *_of_cell(weights))[0]
 
 
 def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """Run one step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
     h_0, c_0 = (None, None) if hx is None else pair(hx)
-    return run_cell("lstm", x, h_0, c_0, *weights[:4])
+    return run_cell("lstm", x, h_0, c_0, *_of_cell(weights))
 
 
 def pair(hx: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:

@@ -170,6 +170,8 @@ def plan(
     for name, (value, least) in (least_of | {"threads": (threads, 1)}).items():
         if value < least:
             raise ValueError(f"{name} must be at least {least}; got {value}")
+    if proj_size and cell != "lstm":
+        raise ValueError(f"proj_size is for cell 'lstm' alone; got {proj_size} for {cell!r}")
     if proj_size >= H:
         raise ValueError(f"proj_size must be below H = {H}; got {proj_size}")
     sizes = cell, T, B, I, H, proj_size, 1 + bidirectional

@@ -317,6 +317,19 @@ def test_checks_of_a_subclass_and_of_its_other_bases_are_made(device):
         CheckedGRU(4, 7).double().to(device)(x * torch.nan)
     with pytest.raises(ValueError, match="of another size"):
         OtherStates(4, 7).double().to(device)(x, states("lstm", 1, 3, 7, device=device))
+    for name in ("check_forward_args", "check_hidden_size", "get_expected_hidden_size"):
+        for base, kwargs in ((fusedrnn.LSTM, {"proj_size": 3}), (fusedrnn.GRU, {"batch_first": True, "bidirectional": True})):
+            seen = []
+
+            def check(self, *args, name=name, base=base, seen=seen):
+                seen.append(args)
+                return getattr(super(cls, self), name)(*args)
+
+            cls = type("Checks", (base,), {name: check})
+            layer = cls(4, 7, num_layers=2, **kwargs).double().to(device)
+            layer(x)
+            layer(pack_padded_sequence(x, [5, 4, 2]))
+            assert len(seen) >= 2, name
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -233,6 +233,9 @@ FUNCTIONS = {
     "cell's nonlinearity": (
         ValueError, functional.rnn_cell, (X[0], weights(1)), {"nonlinearity": "gelu"}, ["'gelu'", "'tanh'"],
     ),
+    "a cell's projection": (
+        ValueError, functional.lstm_cell, (X[0], weights(4, w_hr=torch.zeros(3, 7))), {}, ["projection", "(3, 7)"],
+    ),
     "reset_to": (ValueError, functional.lstm, (X, [weights(4)]), {"reset_to": "one"}, ["reset_to", "'one'"]),
     "lengths beside batch_sizes": (
         ValueError,

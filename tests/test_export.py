@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import LAYERS, flat, make, random, states
+from torch.nn.utils.rnn import PackedSequence
 
 ROOT = Path(__file__).parents[1]
 I, H = 4, 6
@@ -85,6 +86,40 @@ def assert_as_eager(model, inputs, outputs):
 def test_an_exported_program_with_states_takes_other_sizes(kind, option, device):
     model, program, inputs = exported(kind, option, device)
     assert_as_eager(model, inputs, [flat(program.module()(*given)) for given in inputs])
+
+
+class CallPacked(torch.nn.Module):
+    """A layer called with the parts of a PackedSequence; returns all it returns, without the rest of the packing."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, rows, batch_sizes, hx):
+        y, last = self.layer(PackedSequence(rows, batch_sizes), hx)
+        return [y.data, *flat(last)]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("kind, kwargs", [("gru", {}), ("lstm", {"proj_size": 3})])
+def test_packed_rows_with_first_states_take_other_sizes(kind, kwargs, strict, device):
+    layer = make(kind, I, H, num_layers=2, bidirectional=True, dtype=torch.float32, device=device, **kwargs)[0]
+    model, inputs = CallPacked(layer).eval(), []
+    for sizes in ([3, 2, 1], [5, 5, 2, 1], [2]):
+        hx = states(kind, 4, sizes[0], H, P=kwargs.get("proj_size"), dtype=torch.float32, device=device)
+        inputs.append((random(sum(sizes), I, dtype=torch.float32, device=device), torch.tensor(sizes), hx))
+    of_state = {1: DYNAMIC}
+    shapes = ({0: DYNAMIC}, {0: DYNAMIC}, (of_state, of_state) if kind == "lstm" else of_state)
+    program = torch.export.export(model, inputs[0], dynamic_shapes=shapes, strict=strict).module()
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    for given in inputs:
+        expected = model(*given)
+        for found in (program(*given), compiled(*given)):
+            for one, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(one, other)
+    rows, batch_sizes, hx = inputs[0]
+    with pytest.raises((RuntimeError, ValueError), match="h_0 must be"):
+        program(rows, batch_sizes, inputs[1][2])
 
 
 @pytest.mark.parametrize(

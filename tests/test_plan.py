@@ -200,6 +200,8 @@ def test_impossible_layers_are_refused(arguments, parts):
     assert all(part in str(error.value) for part in parts)
     with pytest.raises(ValueError, match="proj_size.*8.*got 9"):
         plan("lstm", 1, 1, 8, proj_size=9)
+    with pytest.raises(ValueError, match="proj_size is for cell 'lstm' alone; got 3 for 'gru'"):
+        plan("gru", 1, 1, 8, proj_size=3)
 
 
 @pytest.mark.parametrize("form", ["time first", "batch first", "one sequence", "packed"])

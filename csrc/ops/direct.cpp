@@ -294,7 +294,7 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
       std::tie(x, h_ns[i], c_ns[i], c) =
           call.call(x, state(h_0), state(c_0), layers[i], std::nullopt, lengths, reset, cell, reverse, to_hx,
                     cell_states && i + 1 == L, recompute);
-      if (dropout > 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
+      if (dropout != 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
     }
     if (cell_states) c = c.to(x.scalar_type());
     if (batch_first) x = x.transpose(0, 1), c = cell_states ? c.transpose(0, 1) : c;
