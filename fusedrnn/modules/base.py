@@ -209,19 +209,14 @@ class Recurrent(Ours):
         )
 
     def _check(self, x, states, batch_sizes):
-        if states is None and self._checks_are_ours:
+        # How many sequences a packed input has is a value, which no compiler knows: the operator compares it with the states.
+        left_to_the_operator = batch_sizes is not None and torch.compiler.is_compiling()
+        if self._checks_are_ours and (states is None or left_to_the_operator):
             return self.check_input(x, batch_sizes)
-        count = self.num_layers * (1 + self.bidirectional)
-        widths = (self.proj_size or self.hidden_size, self.hidden_size)[: 1 + (self.mode == "LSTM")]
-        if batch_sizes is not None and self._checks_are_ours and torch.compiler.is_compiling():
-            # How many sequences there are is a value, which no compiler knows: the operator compares it with the states.
-            self.check_input(x, batch_sizes)
-            for state, width in zip(states, widths):
-                self.check_hidden_size(state, (count, states[0].size(1), width))
-            return
         if states is None:  # a subclass's checks get zeros, as from torch.nn
+            count, widths = self.num_layers * (1 + self.bidirectional), (self.proj_size or self.hidden_size, self.hidden_size)
             B = x.size(0 if self.batch_first else 1) if batch_sizes is None else int(batch_sizes[0])
-            states = [x.new_zeros(count, B, width) for width in widths]
+            states = [x.new_zeros(count, B, width) for width in widths[: 1 + (self.mode == "LSTM")]]
         self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
 
 
