@@ -37,7 +37,7 @@ struct Gradient {
   T* sums;
   S* out;
 
-  Gradient after(int64_t elements) const { return {sums ? sums + elements : nullptr, out ? out + elements : nullptr}; }
+  FUSEDRNN_INLINE Gradient after(int64_t elements) const { return {sums ? sums + elements : nullptr, out ? out + elements : nullptr}; }
 };
 
 // Those of one direction.
