@@ -38,8 +38,8 @@ __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t& high, uint32
 
 // acc += a·b. A float32 product is had from the high and low halves of both sides, but for low·low: 2^-22 of it, less
 // than what the sum's own rounding leaves. Tensor cores round their sums towards zero, errors of one sign that would add up
-// along a chain: each tile is summed by itself, and added to the others by ordinary additions. What overflows, or is infinite, may become NaN here where it would stay
-// infinite: a low half may have the other sign, and infinity has none.
+// along a chain: each tile is summed by itself, and added to the others by ordinary additions. What overflows, or is
+// infinite, may become NaN here where it would stay infinite: a low half may have the other sign, and infinity has none.
 template <class S>
 __device__ __forceinline__ void multiply_tile(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                               bool exact) {
