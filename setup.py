@@ -39,7 +39,8 @@ def build_decision(request, torch_cuda, nvcc, toolkit, sources):
     if not torch_cuda:
         missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
     if not nvcc:
-        missing.append(f"nvcc was not found (install the CUDA toolkit {torch_cuda or ''} and set CUDA_HOME)")
+        version = torch_cuda or ""
+        missing.append(f"no CUDA toolkit was found, of nvcc and its headers (install CUDA {version}, set CUDA_HOME to its folder)")
     elif torch_cuda and toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
         missing.append(f"{nvcc} is of CUDA {toolkit}, torch of {torch_cuda} (set CUDA_HOME to a toolkit {torch_cuda})")
     if not missing:

@@ -204,3 +204,12 @@ def test_a_quantized_module_is_left_alone():
 def test_what_is_no_module_is_refused(model, change):
     with pytest.raises(TypeError, match=rf"must be a torch.nn.Module; got {type(model).__name__}"):
         change(model)
+
+
+def test_revert_gathers_the_weights_for_cudnn_again(monkeypatch):
+    """Moved as ours they have left their block, of which torch.nn warns and which it makes anew in every call."""
+    model, gathered = torch.nn.Sequential(torch.nn.LSTM(3, 4), torch.nn.GRUCell(3, 4)), []
+    fusedrnn.convert(model, report=None)
+    monkeypatch.setattr(torch.nn.LSTM, "flatten_parameters", lambda layer: gathered.append(layer))
+    fusedrnn.revert(model, report=None)
+    assert gathered == [model[0]]
