@@ -57,6 +57,7 @@ def release_scratch() -> int:
 
 
 direct = _C.direct
+autocast = direct("autocast", None)
 CELLS = {cell["name"]: cell for cell in _C.cells()}
 
 

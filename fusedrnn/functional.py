@@ -242,7 +242,9 @@ def run_cell(
 ) -> tuple[Tensor, Tensor]:
     """Run one step, a sequence of T = 1, and return h (B, H) and, of an LSTM, c (B, H)."""
     if autocasts(x):
-        x, ((w_ih, w_hh, b_ih, b_hh, _),), h_0, c_0 = _autocast(x, [Weights(w_ih, w_hh, b_ih, b_hh)], h_0, c_0)
+        weights, carried = [Weights(w_ih, w_hh, b_ih, b_hh)], h_0 if c_0 is None else c_0
+        wide = _widest_under_autocast(cell, x if carried is None else carried)
+        x, ((w_ih, w_hh, b_ih, b_hh, _),), h_0, c_0 = _autocast(x, weights, h_0, c_0, wide)
     if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
         h = x.new_empty(x.size(0), 0)
         return h, h.clone()
@@ -271,11 +273,25 @@ def autocasts(x: Tensor) -> bool:
     return enabled and x.is_floating_point() and x.dtype != torch.float64
 
 
-def _autocast(x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None):
-    """Bring everything to autocast's dtype, as torch.nn's layers do on CUDA; sums stay in float32."""
-    dtype = torch.get_autocast_dtype(x.device.type)
+def _widest_under_autocast(cell: str, carried: Tensor) -> torch.dtype | None:
+    """Return float32 where torch.nn's cell keeps it under autocast, on the CPU: an LSTM's or GRU's with such a state."""
+    kept = carried.is_cpu and cell in ("lstm", "gru")
+    return torch.float32 if kept and torch.promote_types(carried.dtype, torch.get_autocast_dtype("cpu")) == torch.float32 else None
+
+
+def _autocast(x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None, dtype: torch.dtype | None = None):
+    """Bring everything to dtype, or to autocast's, as torch.nn's layers do on CUDA; sums stay in float32.
+
+    Weights are cast once in an autocast region, as every operation of torch's has them cast.
+    """
+    to_autocasts = dtype is None
+    dtype = dtype or torch.get_autocast_dtype(x.device.type)
+    cached = to_autocasts and not torch.compiler.is_compiling()
 
     def cast(tensor):
         return None if tensor is None else tensor.to(dtype)
 
-    return cast(x), [Weights(*map(cast, w)) for w in weights], cast(h_0), cast(c_0)
+    def cast_weight(weight):
+        return _ops.autocast(weight) if cached and weight is not None else cast(weight)
+
+    return cast(x), [Weights(*map(cast_weight, w)) for w in weights], cast(h_0), cast(c_0)

@@ -168,7 +168,7 @@ class Recurrent(Ours):
             if self.mode == "LSTM":
                 c_n, c = c_n.squeeze(1), c.squeeze(1) if cell_states else c
         elif self.batch_first:
-            y, c = y.transpose(0, 1), c.transpose(0, 1) if cell_states else c
+            y, c = _batch_first_again(y), _batch_first_again(c) if cell_states else c
         return y, h_n, c_n, c
 
     def _run_packed(self, input, states, lengths, reset, reset_to, cell_states):
@@ -176,16 +176,21 @@ class Recurrent(Ours):
             raise ValueError("lengths belong to a padded input; a PackedSequence brings its own")
         x, batch_sizes, sorted_indices, unsorted_indices = input
         self._check(x, states, batch_sizes)
-        if states is not None and sorted_indices is not None:
-            states = [state.index_select(1, sorted_indices) for state in states]
+        if states is not None:
+            states = self._permuted(states, sorted_indices)
         if reset is not None:
             reset = _as_packed_reset(reset, input)
         y, h_n, c_n, c = self._run_layers(x, states, batch_sizes, None, reset, reset_to, cell_states)
-        if unsorted_indices is not None:
-            h_n = h_n.index_select(1, unsorted_indices)
-            c_n = c_n.index_select(1, unsorted_indices) if self.mode == "LSTM" else c_n
+        if self.mode == "LSTM":
+            h_n, c_n = self._permuted((h_n, c_n), unsorted_indices)
+        else:
+            (h_n,) = self._permuted((h_n,), unsorted_indices)
         y, c = (PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in (y, c))
         return y, h_n, c_n, c
+
+    def _permuted(self, states, order):
+        hidden = self.permute_hidden(tuple(states) if self.mode == "LSTM" else states[0], order)  # a subclass's, perhaps
+        return hidden if self.mode == "LSTM" else (hidden,)
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
         h_0, c_0 = (None, None) if states is None else states if self.mode == "LSTM" else (*states, None)
@@ -218,6 +223,14 @@ class Recurrent(Ours):
             B = x.size(0 if self.batch_first else 1) if batch_sizes is None else int(batch_sizes[0])
             states = [x.new_zeros(count, B, width) for width in widths[: 1 + (self.mode == "LSTM")]]
         self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
+
+
+def _batch_first_again(y: Tensor) -> Tensor:
+    """Return y (B, T, ...) of (T, B, ...); where no gradient is recorded no view of it, which could not be changed in place later."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return y.transpose(0, 1)
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        return y.transpose(0, 1)
 
 
 def _check_dtype(input: Tensor, weight: Tensor) -> None:
