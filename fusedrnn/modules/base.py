@@ -1,11 +1,11 @@
-"""What the layers share: from torch.nn's calling conventions to `fusedrnn.functional`'s one, and back.
+"""What the layers share: conversion from torch.nn's calling conventions to that of `fusedrnn.functional`, and back.
 
-torch.nn's modules stay in charge of everything but the forward pass: constructor, initialisation, parameter names,
-serialisation, repr and argument checks are inherited. No attribute is added to an instance, so that a torch.nn module
-becomes one of ours by nothing but a change of its class (see `fusedrnn.convert`).
+Everything except the forward pass is inherited from torch.nn's modules: constructor, initialisation, parameter names,
+serialisation, repr and argument checks. No attribute is added to an instance, so that a change of its class turns a
+torch.nn module into one of ours (see `fusedrnn.convert`).
 
-Weights are read by name at every call, never from torch.nn's list of them (`_flat_weights`): that list goes stale
-under functional_call, weight_norm and parametrizations.
+Weights are read by name in every call, never from torch.nn's list of them (`_flat_weights`), which goes stale under
+functional_call, weight_norm and parametrizations.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _call = _ops.direct("module", None)
 
 
 def weights_of(module: Ours, names: Sequence[str]) -> list[Tensor | None]:
-    """Return the weights of those names as they stand now: parameters, or what a reparametrisation puts in their place."""
+    """Return the current weights of those names: parameters, or what a reparametrisation puts in their place."""
     plain = module._parameters if module._weights_are_plain else {}  # an eighth of getattr's time
     return [plain[name] if name in plain else getattr(module, name) for name in names]
 
 
 def refuse_tracers(input) -> None:
-    """Say what to do to those who trace torch.nn's classes: our forward would only confuse them."""
+    """Raise NotImplementedError under tracers that know torch.nn's classes but cannot follow our forward."""
     if torch.jit.is_tracing():
         _refuse("torch.jit.trace, or ONNX export without dynamo=True,", "torch.export or dynamo=True")
     if isinstance(input, torch.fx.Proxy):
@@ -45,7 +45,7 @@ def _refuse(tool: str, instead: str) -> None:
 
 
 class Ours:
-    """Mixed into every module of ours."""
+    """Mixed into every fusedrnn module."""
 
     _weights_are_plain = True  # or a subclass has a say in what is read under their names, as Pyro's modules have
 
@@ -56,7 +56,7 @@ class Ours:
         cls._weights_are_plain = by_torch and cls.__getattribute__ is object.__getattribute__ and not by_class
 
     def __prepare_scriptable__(self):
-        """Answer torch.jit.script, which asks for this before it reads any source."""
+        """Refuse torch.jit.script, which calls this before it reads any source."""
         _refuse("torch.jit.script", "torch.export")
 
 
@@ -66,7 +66,7 @@ _TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden
 class Recurrent(Ours):
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
 
-    recompute: whether to keep no gates for the backward but compute them again there; may be set at any time
+    recompute: recompute the gates in the backward instead of saving them; may be set at any time
     """
 
     recompute = False
@@ -86,12 +86,12 @@ class Recurrent(Ours):
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def flatten_parameters(self) -> None:
-        """Do nothing: torch.nn gathers the weights into one block for cuDNN; our kernels take them as they are."""
+        """Do nothing. torch.nn gathers the weights into one block for cuDNN; our kernels read them where they are."""
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """Check the input as torch.nn does, against the weights in use rather than `_flat_weights`.
 
-        Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
+        Raises ValueError if its dtype differs from the weights', RuntimeError for a wrong rank or size.
         """
         if self._weights_are_plain and not parametrize.is_parametrized(self, "weight_ih_l0"):
             # what is made anew whenever it is asked for is checked once it is (`_run_layers`)
@@ -105,11 +105,10 @@ class Recurrent(Ours):
             )
 
     def plan(self, input: Tensor | PackedSequence) -> list[Plan | CudaPlan]:
-        """Return how each layer would run this input, where it is and as autocast and `use_strategy` have it now.
+        """Return how each layer would run this input, on its device and under the current autocast and `use_strategy`.
 
-        input: as `forward` takes it; its values do not matter
-
-        A PackedSequence is planned for as if all its sequences were as long as the longest.
+        input: as for `forward`; its values do not matter. A PackedSequence is planned as if all its sequences were as
+            long as the longest
         """
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
@@ -137,9 +136,9 @@ class Recurrent(Ours):
         return weights
 
     def _run(self, input, states, lengths, reset, reset_to, cell_states=False):
-        """Run the layer as it was called and return y, h_n, c_n and c in the caller's layout.
+        """Run all layers and return y, h_n, c_n and c in the caller's layout.
 
-        states: the tuple of first states, (h_0,) or (h_0, c_0), or None
+        states: the tuple of initial states, (h_0,) or (h_0, c_0), or None
         """
         if self._checks_are_ours and self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
@@ -250,7 +249,7 @@ def _batched_state(state: Tensor, batched: bool) -> Tensor:
 
 
 def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) -> Tensor:
-    """Check what only the caller's layout shows, and return lengths (B,); the op checks their values."""
+    """Check lengths against the caller's layout and return them as (B,); the op checks their values."""
     if not isinstance(lengths, Tensor):
         lengths = torch.tensor(lengths, device="cpu")  # as_tensor would have torch.compile take the values for constants
         if not lengths.numel():
