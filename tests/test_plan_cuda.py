@@ -78,6 +78,8 @@ def test_no_more_clusters_than_the_device_holds_at_once():
     for at_once, groups, batch in ((20, 19, 16), (10, 10, 32)):
         found = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, at_once, 16, 16])["forward"]
         assert (found["slices"], found["groups"], found["batch"]) == (6, groups, batch)
+    refused = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, 0, 16, 16])["forward"]
+    assert refused["scope"] == "grid" or refused["slices"] not in (1, 6), "a size that the device refuses is not asked of it"
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ bool lay_out(PersistentPass& p, const Shape& s, Pass pass, int element, const Cu
   return at <= device.shared_bytes;
 }
 
+bool holds_cluster(const CudaDevice& device, int slices) {
+  const bool known = slices < static_cast<int>(device.clusters.size());
+  return slices <= device.max_cluster && (!known || device.clusters[slices] > 0);
+}
+
 // Groups of so many blocks that are on the device at once, if each block has a multiprocessor to itself. A cluster's lie in one
 // partition of the device, of 16 multiprocessors or a few more.
 int64_t groups_at_once(const CudaDevice& device, Scope scope, int slices) {
@@ -88,7 +93,7 @@ Search search(const Shape& s, const CudaRequest& request, const CudaDevice& devi
     p.depth = m.depth;
     p.slices = static_cast<int>(ceil_div(s.hidden, unit_tiles * kTileUnits));
     if (s.hidden <= unit_tiles / 2 * kTileUnits) continue;  // half the tiles would do
-    p.scope = p.slices == 1 ? Scope::block : p.slices <= device.max_cluster ? Scope::cluster : Scope::grid;
+    p.scope = p.slices == 1 ? Scope::block : holds_cluster(device, p.slices) ? Scope::cluster : Scope::grid;
     p.tiles = static_cast<int>(round_up(ceil_div(ceil_div(m.depth, 32 / element), p.depth_parts), kTileGroup));
     p.held = std::min(p.tiles, held_tiles(m.planes));
 

@@ -1,11 +1,16 @@
 // The backward of a whole sequence in one launch. A step: multiply the d_u of all units and gates, which gives
 // the part of d_h that passes w_hh, finish the block's own units, send their d_u. One product more than steps:
-// the last one gives d_h_0.
+// the last one gives d_h_0. What a step reads is fetched before its d_u are waited for, and what nobody waits for is
+// written behind the sending.
 #include "dispatch.cuh"
 #include "persistent.cuh"
 
 namespace fusedrnn::cuda {
 namespace {
+
+// Units a thread whose values are in registers for long: as many as spill none (an RNN's second one does on sm_80).
+template <class Cell, class S>
+constexpr int kBackwardAhead = sizeof(S) == 4 || Cell::saved == 0 ? 1 : 2;
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kBlockThreads, 1)
@@ -31,7 +36,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const int per_thread = units_per_thread(p);
   for (int64_t n = 0; n <= T; ++n) {  // the n-th step from the end
     const int64_t s = T - 1 - n, t = step_at(f.rows, d.reverse, s);
-    const auto finish = [&](const Unit& unit) {
+    const auto fetch = [&](const Unit& unit, UnitGradients<Cell, S, float>& own) {
+      if (n < T && unit.there && f.rows.alive(t, unit.b)) load_unit<Cell, false>(f, d, t, unit.b, unit.j, own);
+    };
+    const auto finish = [&](const Unit& unit, UnitGradients<Cell, S, float>& own) {
       if (!unit.there) return;
       const int64_t b = unit.b, j = unit.j;
       float* const d_h_0 = d.d_h_0 + b * H + j;
@@ -53,28 +61,61 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         return;
       }
       float du[G] = {};
-      if (f.rows.alive(t, b)) {
-        backward_unit<Cell, false>(f, d, t, b, j, d_state, du);
-      } else {
-        clear_padding<Cell>(f, d, t, b, j);
-      }
+      if (f.rows.alive(t, b)) backward_unit(d_state, du, own);
 #pragma unroll
       for (int g = 0; g < G; ++g) d_u.send(n + 1, b - at.first_sequence, g * H + j, convert<S>(du[g]));
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
     };
 
+    const auto write = [&](const Unit& unit, const UnitGradients<Cell, S, float>& own) {
+      if (n == T || !unit.there) return;
+      if (f.rows.alive(t, unit.b)) write_d_gates(f, d, t, unit.b, unit.j, own);
+      else clear_padding<Cell>(f, d, t, unit.b, unit.j);
+    };
+
+    UnitGradients<Cell, S, float> held[kBackwardAhead<Cell, S>];
+#pragma unroll
+    for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), held[i]);
     if (n > 0) d_u.receive(n);
     for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+      if (chunk > 0) {
+#pragma unroll
+        for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
+      }
       if (n > 0) {
         weights.multiply(p, at, d_u.vectors(n) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
                          partial);
         __syncthreads();
       }
-      for (int i = 0; i < per_thread; ++i) finish(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x));
+#pragma unroll
+      for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        finish(unit, held[i]);
+        if (chunk + 1 < chunks_of(p)) write(unit, held[i]);
+      }
+      for (int i = kBackwardAhead<Cell, S>; i < per_thread; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        UnitGradients<Cell, S, float> own;
+        fetch(unit, own);
+        finish(unit, own);
+        write(unit, own);
+      }
       if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
     }
-    if (n < T) d_u.publish();
+    if (n == T) break;
+    d_u.publish();
+#pragma unroll
+    for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) {
+      write(Unit(p, at, f.shape, chunks_of(p) - 1, i * kBlockThreads + threadIdx.x), held[i]);
+    }
+    const int64_t next = step_at(f.rows, d.reverse, s - 1);
+    for (int chunk = 0; chunk < chunks_of(p) && n + 1 < T; ++chunk) {
+      for (int i = chunk > 0 ? 0 : kBackwardAhead<Cell, S>; i < per_thread; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        if (unit.there && f.rows.alive(next, unit.b)) prefetch_unit<Cell>(f, d, next, unit.b, unit.j);
+      }
+    }
   }
 }
 

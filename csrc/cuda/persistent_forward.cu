@@ -1,5 +1,6 @@
 // The forward of a whole sequence in one launch. A step: multiply the h of all units, finish the block's own
-// units, send their h. gx of a step is fetched before its h is waited for.
+// units, send their h. gx of a step is fetched before its h is waited for, and what nobody waits for is written
+// behind the sending.
 #include "dispatch.cuh"
 #include "persistent.cuh"
 
@@ -7,7 +8,7 @@ namespace fusedrnn::cuda {
 namespace {
 
 template <class S>
-constexpr int kAhead = sizeof(S) == 4 ? 1 : 2;  // units a thread whose gx is fetched ahead: as registers allow
+constexpr int kForwardAhead = sizeof(S) == 4 ? 1 : 2;  // units a thread whose gates are in registers for long: as many as spill none
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kBlockThreads, 1)
@@ -49,10 +50,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 
   for (int64_t s = 0; s < T; ++s) {
     const int64_t t = step_at(f.rows, d.reverse, s);
-    const auto fetch = [&](const Unit& unit, float* x) {
-      if (unit.there && f.rows.alive(t, unit.b)) load_gx<Cell>(f, d, t, unit.b, unit.j, x);
+    const auto fetch = [&](const Unit& unit, UnitGates<Cell, S>& gates) {
+      if (unit.there && f.rows.alive(t, unit.b)) load_gx(f, d, t, unit.b, unit.j, gates);
     };
-    const auto finish = [&](const Unit& unit, float* x) {
+    const auto finish = [&](const Unit& unit, UnitGates<Cell, S>& gates) {
       if (!unit.there) return;
       const bool alive = f.rows.alive(t, unit.b);
       float state[Cell::states];
@@ -63,13 +64,16 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         float u[G];
 #pragma unroll
         for (int g = 0; g < G; ++g) u[g] = Stationary<S, G>::sum(p, partial, g, unit);
-        forward_unit<Cell>(f, d, t, unit.b, unit.j, x, u, state);
+        forward_unit(f, d, unit.j, u, state, gates);
       }
       if (s + 1 < T) {
         h.send(s + 1, unit.b - at.first_sequence, unit.j, operand_after(f, d, s, unit.b, unit.j, state[0]));
       }
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+    };
+    const auto save = [&](const Unit& unit, const UnitGates<Cell, S>& gates) {
+      if (unit.there && f.rows.alive(t, unit.b)) write_saved(f, d, t, unit.b, unit.j, gates);
     };
     const auto write = [&](const Unit& unit) {
       if (!unit.there) return;
@@ -81,32 +85,51 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       write_c<Cell>(f, d, s, unit.b, unit.j, alive, state);
     };
 
-    float ahead[kAhead<S>][G];
+    UnitGates<Cell, S> held[kForwardAhead<S>];
 #pragma unroll
-    for (int i = 0; i < kAhead<S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), ahead[i]);
+    for (int i = 0; i < kForwardAhead<S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), held[i]);
     if (s > 0) h.receive(s);
     for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+      if (chunk > 0) {
+#pragma unroll
+        for (int i = 0; i < kForwardAhead<S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
+      }
       weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
                        partial);
       __syncthreads();
 #pragma unroll
-      for (int i = 0; i < kAhead<S>; ++i) {
+      for (int i = 0; i < kForwardAhead<S>; ++i) {
         const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        if (chunk > 0) fetch(unit, ahead[i]);
-        finish(unit, ahead[i]);
+        finish(unit, held[i]);
+        if (chunk + 1 < chunks_of(p)) save(unit, held[i]);
       }
-      for (int i = kAhead<S>; i < per_thread; ++i) {
+      for (int i = kForwardAhead<S>; i < per_thread; ++i) {
         const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        float x[G];
-        fetch(unit, x);
-        finish(unit, x);
+        UnitGates<Cell, S> gates;
+        fetch(unit, gates);
+        finish(unit, gates);
+        save(unit, gates);
       }
       if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
     }
     if (s + 1 < T) h.publish();
     // What others wait for is on its way; the next step alone waits for the rest.
-    for (int chunk = 0; chunk < chunks_of(p); ++chunk)
-      for (int i = 0; i < per_thread; ++i) write(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x));
+#pragma unroll
+    for (int i = 0; i < kForwardAhead<S>; ++i) {
+      save(Unit(p, at, f.shape, chunks_of(p) - 1, i * kBlockThreads + threadIdx.x), held[i]);
+    }
+    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+      for (int i = 0; i < per_thread; ++i) {
+        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        write(unit);
+        const bool comes_late = chunk > 0 || i >= kForwardAhead<S>;
+        const int64_t next = step_at(f.rows, d.reverse, s + 1);
+        if (comes_late && s + 1 < T && unit.there && f.rows.alive(next, unit.b)) {
+          const S* gates = d.gates + f.rows.row(next, unit.b) * f.ld_gates + unit.j;
+          for (int g = 0; g < G; ++g) prefetch_l2(gates + g * H);
+        }
+      }
+    }
   }
 }
 

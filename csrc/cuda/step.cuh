@@ -42,37 +42,49 @@ __device__ __forceinline__ void restart(const Forward<S, A>& f, const DirectionF
   for (int k = 0; k < Cell::states; ++k) state[k] = A(0);
 }
 
+// gx of one unit and what the backward wants of it, as they stand in memory: a conversion would wait for what is loaded.
+template <class Cell, class S>
+struct UnitGates {
+  S x[Cell::gates];
+  S saved[Cell::saved ? Cell::saved : 1];
+};
+
 template <class Cell, class S, class A>
 __device__ __forceinline__ void load_gx(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b, int64_t j,
-                             A* x) {
-  const S* gates = d.gates + f.rows.row(t, b) * f.ld_gates + j;
+                             UnitGates<Cell, S>& gates) {
+  const S* from = d.gates + f.rows.row(t, b) * f.ld_gates + j;
 #pragma unroll
-  for (int g = 0; g < Cell::gates; ++g) x[g] = convert<A>(gates[g * f.shape.hidden]);
+  for (int g = 0; g < Cell::gates; ++g) gates.x[g] = from[g * f.shape.hidden];
 }
 
-// state, already cut if it has to be -> the state after step (t, b), which must exist. x without b_ih, u
-// without b_hh. Writes saved and c; the new h is the caller's to write, because a projection may follow.
+// state, already cut if it has to be -> the state after a step, which must exist. gates.x without b_ih, u without b_hh.
+// gates.saved, h and c are the caller's to write: what others wait for comes first, and a projection may follow.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b,
-                                  int64_t j, A* x, A* u, A* state) {
-  const int64_t H = f.shape.hidden, row = f.rows.row(t, b);
+__device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t j, A* u, A* state,
+                                  UnitGates<Cell, S>& gates) {
+  const int64_t H = f.shape.hidden;
+  A x[Cell::gates], next[Cell::states], saved[Cell::saved ? Cell::saved : 1];
 #pragma unroll
   for (int g = 0; g < Cell::gates; ++g) {
-    x[g] += value_or_zero<A>(d.b_ih, g * H + j);
+    x[g] = convert<A>(gates.x[g]) + value_or_zero<A>(d.b_ih, g * H + j);
     u[g] += value_or_zero<A>(d.b_hh, g * H + j);
   }
-  A next[Cell::states], saved[Cell::saved ? Cell::saved : 1];
   Cell::activate(x, u, saved);
   Cell::update(saved, state, next);
-  if (f.save) {
 #pragma unroll
-    for (int k = 0; k < Cell::saved; ++k) d.gates[row * f.ld_gates + k * H + j] = convert<S>(saved[k]);
-  }
-  if constexpr (Cell::states > 1) {
-    if (d.c) d.c[row * f.ld_c + j] = next[1];
-  }
+  for (int k = 0; k < Cell::saved; ++k) gates.saved[k] = convert<S>(saved[k]);
 #pragma unroll
   for (int k = 0; k < Cell::states; ++k) state[k] = next[k];
+}
+
+// Writes what the backward wants of a unit, if anybody wants it.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void write_saved(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b,
+                                 int64_t j, const UnitGates<Cell, S>& gates) {
+  if (!f.save) return;
+  S* to = d.gates + f.rows.row(t, b) * f.ld_gates + j;
+#pragma unroll
+  for (int k = 0; k < Cell::saved; ++k) to[k * f.shape.hidden] = gates.saved[k];
 }
 
 // h as the next step's product takes it: cut if a boundary lies between.
@@ -94,13 +106,13 @@ __device__ __forceinline__ void write_h(const Forward<S, A>& f, const DirectionF
   if (s + 1 == f.rows.steps) d.h_n[b * f.shape.projection + p] = convert<S>(h);
 }
 
-// Writes what a cell state leaves besides what forward_unit wrote: zeros in the padding, and c_n.
+// Writes c after the s-th step, zeros in the padding, and after the last one c_n.
 template <class Cell, class S, class A>
 __device__ __forceinline__ void write_c(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b, int64_t j,
                              bool alive, const A* state) {
   if constexpr (Cell::states > 1) {
     const int64_t t = step_at(f.rows, d.reverse, s);
-    if (d.c && !alive && has_row(f.rows, t, b)) d.c[f.rows.row(t, b) * f.ld_c + j] = A(0);
+    if (d.c && has_row(f.rows, t, b)) d.c[f.rows.row(t, b) * f.ld_c + j] = alive ? state[1] : A(0);
     if (s + 1 == f.rows.steps) d.c_n[b * f.shape.hidden + j] = convert<S>(state[1]);
   }
 }
@@ -125,42 +137,84 @@ __device__ __forceinline__ A cross_to(const Backward<S, A>& f, const DirectionBa
   return A(0);
 }
 
-// d_state, the gradient of the state after step (t, b), which must exist, without d_y and, without a projection,
-// d_c -> that of the state before it, but for what passes w_hh. Writes d_gates; du[G] is the hidden side's.
+// What the backward of a unit reads, as it stands in memory, and what it leaves.
+template <class Cell, class S, class A>
+struct UnitGradients {
+  S saved[Cell::saved ? Cell::saved : 1], y, y_before, d_y;
+  A c, c_before, d_c;
+  S d_gates[Cell::split + Cell::gates];
+};
+
+// Reads for step (t, b), which must exist.
 template <class Cell, bool kProjected, class S, class A>
-__device__ __forceinline__ void backward_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
-                                   int64_t j, A* d_state, A* du) {
+__device__ __forceinline__ void load_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b, int64_t j,
+                               UnitGradients<Cell, S, A>& unit) {
   const int64_t H = f.shape.hidden, row = f.rows.row(t, b);
   const Previous p = previous_of(f.rows, d.reverse, t, b);
   const bool from_hx = p.source == Source::first || (p.source == Source::boundary && f.reset_to_hx);
-  A saved[Cell::saved ? Cell::saved : 1], prev[Cell::states], next[Cell::states], d_prev[Cell::states];
-  A dx[Cell::split ? Cell::split : 1];
+  const S zero = convert<S>(A(0));
 #pragma unroll
-  for (int k = 0; k < Cell::saved; ++k) saved[k] = convert<A>(d.saved[row * f.ld_saved + k * H + j]);
+  for (int k = 0; k < Cell::saved; ++k) unit.saved[k] = d.saved[row * f.ld_saved + k * H + j];
   if constexpr (kProjected) {
-    next[0] = prev[0] = A(0);  // no cell with a projection asks for them
+    unit.y = unit.y_before = unit.d_y = zero;  // no cell with a projection asks for y, and d_state has d_y
   } else {
-    d_state[0] += value_or_zero<A>(d.d_y, row * f.ld_d_y + j);
-    next[0] = convert<A>(d.y[row * f.ld_y + j]);
-    prev[0] = p.source == Source::previous ? convert<A>(d.y[p.row * f.ld_y + j])
-              : from_hx                    ? value_or_zero<A>(d.h_0, b * H + j)
-                                           : A(0);
+    unit.d_y = d.d_y ? d.d_y[row * f.ld_d_y + j] : zero;
+    unit.y = d.y[row * f.ld_y + j];
+    unit.y_before = p.source == Source::previous ? d.y[p.row * f.ld_y + j] : from_hx && d.h_0 ? d.h_0[b * H + j] : zero;
   }
   if constexpr (Cell::states > 1) {
-    d_state[1] += value_or_zero<A>(d.d_c, row * f.ld_d_c + j);
-    next[1] = d.c[row * f.ld_c + j];
-    prev[1] = p.source == Source::previous ? d.c[p.row * f.ld_c + j]
-              : from_hx                    ? value_or_zero<A>(d.c_0, b * H + j)
-                                           : A(0);
+    unit.d_c = value_or_zero<A>(d.d_c, row * f.ld_d_c + j);
+    unit.c = d.c[row * f.ld_c + j];
+    unit.c_before = p.source == Source::previous ? d.c[p.row * f.ld_c + j]
+                    : from_hx                    ? value_or_zero<A>(d.c_0, b * H + j)
+                                                 : A(0);
   }
-  Cell::backward(saved, prev, next, d_state, dx, du, d_prev);
-  S* d_gates = d.d_gates + row * f.ld_d_gates + j;
+}
+
+// Brings into L2 what load_unit will read, but for the state before.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void prefetch_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
+                                   int64_t j) {
+  const int64_t row = f.rows.row(t, b);
+  for (int k = 0; k < Cell::saved; ++k) prefetch_l2(d.saved + row * f.ld_saved + k * f.shape.hidden + j);
+  prefetch_l2(d.y + row * f.ld_y + j);
+  if (d.d_y) prefetch_l2(d.d_y + row * f.ld_d_y + j);
+  if constexpr (Cell::states > 1) {
+    prefetch_l2(d.c + row * f.ld_c + j);
+    if (d.d_c) prefetch_l2(d.d_c + row * f.ld_d_c + j);
+  }
+}
+
+// d_state, the gradient of the state after a step without d_y and d_c, but with d_y if there is a projection -> that of the
+// state before it, but for what passes w_hh. du[G] is the hidden side's; unit.d_gates are the caller's to write.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void backward_unit(A* d_state, A* du, UnitGradients<Cell, S, A>& unit) {
+  A saved[Cell::saved ? Cell::saved : 1], before[Cell::states], after[Cell::states], d_before[Cell::states];
+  A dx[Cell::split ? Cell::split : 1];
 #pragma unroll
-  for (int k = 0; k < Cell::split; ++k) d_gates[k * H] = convert<S>(dx[k]);
+  for (int k = 0; k < Cell::saved; ++k) saved[k] = convert<A>(unit.saved[k]);
+  d_state[0] += convert<A>(unit.d_y);
+  after[0] = convert<A>(unit.y), before[0] = convert<A>(unit.y_before);
+  if constexpr (Cell::states > 1) {
+    d_state[1] += unit.d_c;
+    after[1] = unit.c, before[1] = unit.c_before;
+  }
+  Cell::backward(saved, before, after, d_state, dx, du, d_before);
 #pragma unroll
-  for (int g = 0; g < Cell::gates; ++g) d_gates[(Cell::split + g) * H] = convert<S>(du[g]);
+  for (int k = 0; k < Cell::split; ++k) unit.d_gates[k] = convert<S>(dx[k]);
 #pragma unroll
-  for (int k = 0; k < Cell::states; ++k) d_state[k] = d_prev[k];
+  for (int g = 0; g < Cell::gates; ++g) unit.d_gates[Cell::split + g] = convert<S>(du[g]);
+#pragma unroll
+  for (int k = 0; k < Cell::states; ++k) d_state[k] = d_before[k];
+}
+
+// A unit's share of d_gates.
+template <class Cell, class S, class A>
+__device__ __forceinline__ void write_d_gates(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
+                                   int64_t j, const UnitGradients<Cell, S, A>& unit) {
+  S* to = d.d_gates + f.rows.row(t, b) * f.ld_d_gates + j;
+#pragma unroll
+  for (int k = 0; k < Cell::split + Cell::gates; ++k) to[k * f.shape.hidden] = unit.d_gates[k];
 }
 
 // The padding's share of d_gates: zeros, so that the sums over all rows may include it.

@@ -53,12 +53,14 @@ __global__ void forward_step_kernel(Forward<S, A> f, StepwiseForward w, int64_t 
     }
     if (alive) {
       if (cut_before(f.rows, d.reverse, t, at.b)) restart<Cell, kProjected>(f, d, at.b, at.j, state);
-      A x[Cell::gates], u[Cell::gates];
-      load_gx<Cell>(f, d, t, at.b, at.j, x);
+      UnitGates<Cell, S> gates;
+      A u[Cell::gates];
+      load_gx(f, d, t, at.b, at.j, gates);
       const int64_t row = (at.direction * B + at.b) * Cell::gates * H;
 #pragma unroll
       for (int g = 0; g < Cell::gates; ++g) u[g] = value_or_zero<A>(static_cast<const S*>(w.u), row + g * H + at.j);
-      forward_unit<Cell>(f, d, t, at.b, at.j, x, u, state);
+      forward_unit(f, d, at.j, u, state, gates);
+      write_saved(f, d, t, at.b, at.j, gates);
     }
     write_c<Cell>(f, d, s, at.b, at.j, alive, state);
 #pragma unroll
@@ -147,8 +149,11 @@ __global__ void backward_step_kernel(Backward<S, A> f, StepwiseBackward w, int64
     }
     if (f.rows.alive(t, at.b)) {
       if constexpr (kProjected) d_state[0] = convert<A>(static_cast<const S*>(w.d_m)[i]);
+      UnitGradients<Cell, S, A> unit;
       A du[Cell::gates];
-      backward_unit<Cell, kProjected>(f, d, t, at.b, at.j, d_state, du);
+      load_unit<Cell, kProjected>(f, d, t, at.b, at.j, unit);
+      backward_unit(d_state, du, unit);
+      write_d_gates(f, d, t, at.b, at.j, unit);
     } else {
       clear_padding<Cell>(f, d, t, at.b, at.j);
     }

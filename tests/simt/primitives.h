@@ -307,6 +307,8 @@ T load_l2(const T* place) {
   return *place;
 }
 
+inline void prefetch_l2(const void*) {}
+
 template <class T>
 void store_l2(T* place, T value) {
   host::check_aligned("store_l2", place);

@@ -681,6 +681,7 @@ Run implementation(std::string_view opcode, Instruction& instruction) {
   else if (opcode == "cp.async.commit_group") run = [](Thread&, const Instruction&) { copy_async_commit(); };
   else if (opcode == "cp.async.wait_group")
     run = [](Thread& t, const Instruction& i) { copy_async_wait(t.get<int>(i[0])); };
+  else if (opcode == "prefetch.global.L2") run = [](Thread&, const Instruction&) {};
   else if (opcode == "nanosleep.u32") run = [](Thread&, const Instruction&) {};
   if (!run) throw std::runtime_error("PTX: the interpreter does not know " + std::string(opcode));
   return run;
