@@ -59,6 +59,11 @@ class Ours:
         """Answer torch.jit.script, which asks for this before it reads any source."""
         _refuse("torch.jit.script", "torch.export")
 
+    def _slow_forward(self, *args, **kwargs):
+        """Answer torch.jit.trace before `forward`, to which ONNX export hands its defaults, keyword-only ones too, by position."""
+        refuse_tracers(None)
+        return super()._slow_forward(*args, **kwargs)
+
 
 _TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
 
@@ -139,13 +144,15 @@ class Recurrent(Ours):
     def _run(self, input, states, lengths, reset, reset_to, cell_states=False):
         """Run the layer as it was called and return y, h_n, c_n and c in the caller's layout.
 
-        states: the tuple of first states, (h_0,) or (h_0, c_0), or None
+        states: the first states, (h_0,) or an LSTM's hx as it was given, or None
         """
         if self._checks_are_ours and self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
             if results is not None:
                 return results
         refuse_tracers(input)
+        if states is not None and self.mode == "LSTM":
+            states = functional.pair(states)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
         batched = input.dim() == 3

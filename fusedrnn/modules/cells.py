@@ -101,5 +101,7 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); all without B for one sample."""
+        if hx is not None and type(hx) is not tuple:
+            refuse_tracers(input)  # whose stand-ins have no length
         h_0, c_0 = (None, None) if hx is None else functional.pair(hx)
         return self._step("lstm", input, h_0, c_0)

@@ -101,6 +101,5 @@ class LSTM(Recurrent, torch.nn.LSTM):
         hx: ((L*D, B, P), (L*D, B, H)), without B for an unbatched input — first states h_0, c_0; zeros if omitted
         return_cell_states: whether to return, third, every c_t of the last layer in the layout of the output
         """
-        states = None if hx is None else functional.pair(hx)
-        y, h_n, c_n, c = self._run(input, states, lengths, reset, reset_to, return_cell_states)
+        y, h_n, c_n, c = self._run(input, hx, lengths, reset, reset_to, return_cell_states)
         return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))
