@@ -7,14 +7,13 @@ planned for as well.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
 
 from . import _ops
+from ._types import Cell, Strategy
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Plan:
     reason: why it is so
     """
 
-    strategy: str
+    strategy: Literal["fused", "single_step"]
     isa: str
     threads: int
     direction_parts: int
@@ -73,9 +72,9 @@ class CudaPass:
     shared_bytes: shared memory of a block
     """
 
-    strategy: str
+    strategy: Literal["stepwise", "persistent"]
     reason: str
-    scope: str | None = None
+    scope: Literal["block", "cluster", "grid"] | None = None
     blocks: int | None = None
     threads: int | None = None
     groups: int | None = None
@@ -121,22 +120,22 @@ KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
 
 @overload
 def plan(
-    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ..., strategy: str | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
+    dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ..., strategy: Strategy | None = ...,
     batch_invariant: bool | None = ...,
 ) -> Plan: ...  # fmt: skip
 
 
 @overload
 def plan(
-    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str, strategy: str | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
+    dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str, strategy: Strategy | None = ...,
     batch_invariant: bool | None = ...,
 ) -> Plan | CudaPlan: ...  # fmt: skip
 
 
 def plan(
-    cell: str,
+    cell: Cell,
     T: int,
     B: int,
     H: int,
@@ -147,12 +146,12 @@ def plan(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     device: torch.device | str = "cpu",
-    strategy: str | None = None,
+    strategy: Strategy | None = None,
     batch_invariant: bool | None = None,
 ) -> Plan | CudaPlan:
     """Return the plan of one layer of T steps, B rows and H hidden units.
 
-    cell: "rnn_tanh", "rnn_relu", "lstm" or "gru"
+    cell: "rnn_tanh", "rnn_relu", "lstm" or "gru", in capitals or not; "rnn", as a class is called, is "rnn_tanh"
     input_size: H if omitted; on the CPU the workspace depends on it
     threads: as many as may be used on the CPU; torch.get_num_threads(), but no more than there are cores, if omitted
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
@@ -162,8 +161,9 @@ def plan(
     Raises ValueError for an unknown cell, device or strategy, for a size that no layer has, and for a strategy that
     cannot run the layer on the device, with the numbers that forbid it.
     """
+    given, cell = cell, {"rnn": "rnn_tanh"}.get(str(cell).lower(), str(cell).lower())
     if cell not in _ops.CELLS:
-        raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {cell!r}")
+        raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {given!r}")
     threads = _ops._C.usable_threads(torch.get_num_threads()) if threads is None else threads
     I = H if input_size is None else input_size
     least_of = {"T": (T, 0), "B": (B, 0), "input_size": (I, 0), "H": (H, 1), "proj_size": (proj_size, 0)}
@@ -210,7 +210,21 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
     )  # fmt: skip
 
 
-class set_batch_invariant:
+class _Setting:
+    """Made at once, for the whole process; as a context manager until its end. A subclass has `_get` and `_set`."""
+
+    def __init__(self, value) -> None:
+        self._before = self._get()
+        self._set(value)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self._before)
+
+
+class set_batch_invariant(_Setting):
     """Whether, on the CPU, the bits of a row's results may not depend on how many rows share its batch.
 
     A few rows in all, up to 40 of at most 12 steps, a single one of 20, are faster by products that sum in another order
@@ -223,15 +237,10 @@ class set_batch_invariant:
     until its end, like torch.set_grad_enabled. False to begin with. CUDA knows no such choice.
     """
 
+    _get, _set = staticmethod(_ops._C.batch_invariant), staticmethod(_ops._C.set_batch_invariant)
+
     def __init__(self, enabled: bool) -> None:
-        self._before = is_batch_invariant()
-        _ops._C.set_batch_invariant(enabled)
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        _ops._C.set_batch_invariant(self._before)
+        super().__init__(enabled)
 
 
 def is_batch_invariant() -> bool:
@@ -239,18 +248,18 @@ def is_batch_invariant() -> bool:
     return _ops._C.batch_invariant()
 
 
-@contextlib.contextmanager
-def use_strategy(name: str) -> Iterator[None]:
-    """Run layers on CUDA by one strategy, "auto", "stepwise" or "persistent", while the context lasts.
+class use_strategy(_Setting):
+    """By which strategy layers run on CUDA: "auto", "stepwise" or "persistent".
 
-    Holds for the whole process, because the backward runs on threads of autograd. A layer that the strategy cannot
-    serve raises ValueError with the numbers that forbid it. The CPU knows no such choice.
+    A layer that the strategy cannot serve raises ValueError with the numbers that forbid it. The CPU knows no such choice.
+
+    Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
+    until its end, like torch.set_grad_enabled. "auto" to begin with.
 
     Raises ValueError for an unknown name.
     """
-    before = _ops._C.requested_strategy()
-    _ops._C.request_strategy(name)
-    try:
-        yield
-    finally:
-        _ops._C.request_strategy(before)
+
+    _get, _set = staticmethod(_ops._C.requested_strategy), staticmethod(_ops._C.request_strategy)
+
+    def __init__(self, name: Strategy) -> None:
+        super().__init__(name)
