@@ -8,6 +8,7 @@ torch.nn's that add no attribute to an instance.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch.nn.utils import parametrize
@@ -17,8 +18,10 @@ from . import modules
 _OURS = {getattr(torch.nn, name): getattr(modules, name) for name in modules.__all__}
 _TORCHS = {ours: torchs for torchs, ours in _OURS.items()}
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def convert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+
+def convert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
     """Turn every torch.nn RNN, LSTM, GRU and cell inside a model, itself included, into fusedrnn's, in place.
 
     model: the model; it is returned
@@ -29,7 +32,7 @@ def convert(model: torch.nn.Module, *, report: Callable[[str], object] | None = 
     return _swap(model, _OURS, report)
 
 
-def revert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+def revert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
     """Turn every fusedrnn module inside a model, itself included, back into torch.nn's, in place.
 
     Arguments and errors are those of `convert`.

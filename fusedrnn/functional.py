@@ -8,12 +8,13 @@ and devices are checked by the op. One layer costs one op call, both directions 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from . import _ops
+from ._types import Flags, Lengths, Nonlinearity, ResetTo
 
 __all__ = ["Weights", "rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"]
 
@@ -45,14 +46,14 @@ def rnn(
     weights: Sequence[Weights],
     hx: Tensor | None = None,
     *,
-    nonlinearity: str = "tanh",
+    nonlinearity: Nonlinearity = "tanh",
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked Elman layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
@@ -63,8 +64,8 @@ def rnn(
     nonlinearity: "tanh" or "relu"
     dropout: probability of zeroing an output of every layer but the last, while training
     batch_sizes: (T,) int64 on the CPU — rows of each step, of a packed x
-    lengths: (B,) integer — row b ends after lengths[b] steps, padding comes out as zeros
-    reset: (T, B) bool, or (N,) when packed — where true, the state starts afresh before that step
+    lengths: (B,) integer tensor, list or array — row b ends after lengths[b] steps, padding comes out as zeros
+    reset: (T, B), or (N,) when packed, bool tensor, list or array — where true, the state starts afresh before that step
     reset_to: "zeros" or "hx" — what it starts afresh from
     recompute: whether to keep no gates for the backward but compute them again there, many steps at once
 
@@ -88,9 +89,9 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked GRU layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
@@ -104,6 +105,30 @@ def gru(
     )[:2]  # fmt: skip
 
 
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: Literal[False] = ..., recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...  # fmt: skip
+
+
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: Literal[True], recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]: ...  # fmt: skip
+
+
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: bool, recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], Tensor]: ...  # fmt: skip
+
+
 def lstm(
     x: Tensor,
     weights: Sequence[Weights],
@@ -113,12 +138,12 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     return_cell_states: bool = False,
     recompute: bool = False,
-):
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """Run stacked LSTM layers over a sequence and return y (T, B, D*P) and (h_n (L*D, B, P), c_n (L*D, B, H)).
 
     Arguments and errors are those of `rnn`, with four gates i, f, g, o in each weight, and beside them
@@ -153,7 +178,7 @@ def _of_cell(weights: Weights) -> tuple:
     return weights[:4]
 
 
-def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: str = "tanh") -> Tensor:
+def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: Nonlinearity = "tanh") -> Tensor:
     """Run one step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
     return run_cell(cell_of(nonlinearity), x, hx, None, *_of_cell(weights))[0]
 
@@ -193,7 +218,7 @@ def cell_of(nonlinearity: str) -> str:
 def run_layers(
     cell, x, weights, h_0, c_0, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, cell_states,
     recompute,
-):  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Run every layer and return y, h_n, c_n and the last layer's c, all of x's dtype."""
     if reset_to not in _RESET_TO_HX:
         raise ValueError(f"reset_to must be 'zeros' or 'hx'; got {reset_to!r}")
@@ -204,8 +229,12 @@ def run_layers(
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         if state is not None and state.size(0) != len(weights):
             raise ValueError(f"{name} must hold L*D = {len(weights)} states; got {state.size(0)}")
-    if isinstance(lengths, Tensor) and x.is_cpu and not lengths.is_cpu:
-        lengths = lengths.cpu()  # or they would choose the operator's device
+    if lengths is not None:
+        lengths = lengths_as_tensor(lengths)
+        if x.is_cpu and not lengths.is_cpu:
+            lengths = lengths.cpu()  # or they would choose the operator's device
+    if reset is not None:
+        reset = reset_as_tensor(reset, x.device)
     if autocasts(x):
         x, weights, h_0, c_0 = _autocast(x, weights, h_0, c_0)
 
@@ -235,6 +264,24 @@ def run_layers(
     if len(weights) > D:
         h_n, c_n = torch.cat(h_ns), torch.cat(c_ns)
     return x, h_n, c_n, c.to(x.dtype) if cell_states else c
+
+
+def lengths_as_tensor(lengths: Lengths | int) -> Tensor:
+    """Return lengths as they are, if they are a tensor, or one on the CPU of the list, array or number that they are."""
+    return lengths if isinstance(lengths, Tensor) else _tensor_of("lengths", lengths, torch.int64, "cpu")
+
+
+def reset_as_tensor(reset: Flags, device: torch.device) -> Tensor:
+    """Return reset as it is, if it is a tensor, or one of the list or array that it is."""
+    return reset if isinstance(reset, Tensor) else _tensor_of("reset", reset, torch.bool, device)
+
+
+def _tensor_of(name, values, dtype, device):
+    try:
+        made = torch.tensor(values, device=device)  # as_tensor would have torch.compile take the values for constants
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a {dtype} tensor or what makes one; got a {type(values).__name__}: {error}")
+    return made if made.numel() else made.to(dtype)  # an empty list says nothing of its dtype
 
 
 def run_cell(
@@ -271,7 +318,9 @@ def autocasts(x: Tensor) -> bool:
     return enabled and x.is_floating_point() and x.dtype != torch.float64
 
 
-def _autocast(x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None):
+def _autocast(
+    x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None
+) -> tuple[Tensor, list[Weights], Tensor | None, Tensor | None]:
     """Bring everything to autocast's dtype, as torch.nn's layers do on CUDA; sums stay in float32."""
     dtype = torch.get_autocast_dtype(x.device.type)
 

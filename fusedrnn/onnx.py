@@ -2,9 +2,10 @@
 
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=fusedrnn.onnx.translations())
 
-ONNX has no node for a projection, for resets inside a sequence, for the cell states of every step or for packed rows;
-a model that uses one of them is refused with the reason. Importing this module imports nothing of ONNX; a translation
-needs the packages onnx and onnxscript, as torch.onnx.export itself does.
+ONNX has no node for a projection, for resets inside a sequence, for the cell states of every step or for packed rows:
+a model that uses one of them is refused, with the reason under "Exception summary" in torch's error; "No ONNX function
+found" for fusedrnn.layer there means that the translations were not handed over. Importing this module imports nothing of
+ONNX; a translation needs the packages onnx and onnxscript, as torch.onnx.export itself does.
 
 Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and onnx__GRU.html, onnx__RNN.html beside it.
 """

@@ -1,6 +1,7 @@
 """convert and revert: what is swapped, what is left alone, what stays the very same, and what is said about it."""
 
 import copy
+import typing
 
 import pytest
 import torch
@@ -28,6 +29,12 @@ class Translator(torch.nn.Module):
 
 def some(*shape, device):
     return random(*shape, dtype=torch.float32, device=device)
+
+
+def test_type_checkers_are_told_that_the_type_stays():
+    for change in (fusedrnn.convert, fusedrnn.revert):
+        hints = typing.get_type_hints(change)
+        assert hints["model"] is hints["return"] and hints["model"].__bound__ is torch.nn.Module
 
 
 def converted(model, change=fusedrnn.convert):
