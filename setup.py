@@ -11,14 +11,15 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
-from setuptools import setup
+import setuptools
 
 ROOT = Path(__file__).resolve().parent
 OLDER_THAN_AMPERE = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")  # names that torch knows
 HOW_TO_GET_TORCH = (
-    "pip install torch==2.13.0 (or the build for your CUDA) setuptools wheel ninja, "
+    "pip install torch==2.13.0 (or the build for your CUDA) 'setuptools>=77' wheel ninja, "
     "then: pip install --no-build-isolation -e ."
 )
 
@@ -38,10 +39,9 @@ def build_decision(request, torch_cuda, nvcc, toolkit, sources):
         missing.append("this version of fusedrnn has no CUDA kernels yet")
     if not torch_cuda:
         missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
-    if not nvcc:
-        version = torch_cuda or ""
-        missing.append(f"no CUDA toolkit was found, of nvcc and its headers (install CUDA {version}, set CUDA_HOME to its folder)")
-    elif torch_cuda and toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
+    elif not nvcc:
+        missing.append(f"no CUDA toolkit was found, of nvcc and its headers (install CUDA {torch_cuda}, set CUDA_HOME to its folder)")
+    elif toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
         missing.append(f"{nvcc} is of CUDA {toolkit}, torch of {torch_cuda} (set CUDA_HOME to a toolkit {torch_cuda})")
     if not missing:
         return True, f"with CUDA {torch_cuda}: {nvcc}"
@@ -75,6 +75,22 @@ def check_compiler(request):
             f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: apt "
             "install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
         )
+
+
+def check_headers(folders):
+    """Raise SystemExit where Python.h is in none of the folders: distributions pack it apart from Python."""
+    if not any(Path(folder, "Python.h").is_file() for folder in folders):
+        version = "{}.{}".format(*sys.version_info)
+        raise SystemExit(
+            f"fusedrnn: no headers of Python {version}: Python.h is not in {' or '.join(map(str, folders))}. Install them (Debian: apt "
+            "install python3-dev; Fedora: dnf install python3-devel)"
+        )
+
+
+def check_setuptools(version):
+    """Raise SystemExit where setuptools is too old for pyproject.toml, of which it would complain at length."""
+    if int(version.split(".")[0]) < 77:
+        raise SystemExit(f"fusedrnn: setuptools {version} is too old, 77 or newer is needed: pip install 'setuptools>=77'")
 
 
 def find_nvcc(cuda_home):
@@ -171,7 +187,7 @@ def architectures_flag(cuda):
 
 
 def checked(builder, cuda=None):
-    """The command that looks for a compiler and GPUs when it is to compile: what only packs or describes the sources needs none.
+    """The command that looks for a compiler, headers and GPUs when it is to compile: what only packs the sources needs none.
 
     cuda: torch.cuda, where CUDA kernels are compiled
     """
@@ -179,6 +195,8 @@ def checked(builder, cuda=None):
     class Checked(builder):
         def run(self):
             check_compiler(os.environ.get("CXX"))
+            beside = os.environ.get("CPATH", "").split(os.pathsep)
+            check_headers([sysconfig.get_path("include"), *filter(None, beside)])
             for module in self.extensions if cuda else ():
                 module.extra_compile_args["cxx"].append(architectures_flag(cuda))  # no macro of all: nvcc would cut it at its commas
             super().run()
@@ -187,5 +205,6 @@ def checked(builder, cuda=None):
 
 
 if __name__ == "__main__":
+    check_setuptools(setuptools.__version__)
     module, builder = extension()
-    setup(ext_modules=[module], cmdclass={"build_ext": builder})
+    setuptools.setup(ext_modules=[module], cmdclass={"build_ext": builder})

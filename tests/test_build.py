@@ -51,13 +51,14 @@ def test_cuda_is_built_where_it_can_be(setup, request_, torch_cuda, nvcc, toolki
         (None, "/cuda/bin/nvcc", ["CPU build"]),
         ("13.0", None, ["nvcc", "13.0", "CUDA_HOME"]),
         ("13.0", "/cuda/bin/nvcc", ["/cuda/bin/nvcc is of CUDA 12.8", "torch of 13.0", "CUDA_HOME"]),
-        (None, None, ["nvcc", "CPU build"]),
+        (None, None, ["CPU build (install one for your CUDA from pytorch.org)"]),
     ],
 )
 def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nvcc, parts):
     with pytest.raises(SystemExit) as stop:
         setup.build_decision("1", torch_cuda, nvcc, nvcc and "12.8", 3)
     assert all(part in str(stop.value) for part in ["FUSEDRNN_CUDA=1", *parts])
+    assert torch_cuda or "CUDA_HOME" not in str(stop.value), "the toolkit of a CPU build is none of a newcomer's business"
 
 
 @pytest.mark.parametrize(
@@ -173,6 +174,20 @@ def test_a_missing_compiler_is_named_with_how_to_get_one(setup, tmp_path, monkey
     setup.check_compiler("ccache g++ -m64")
 
 
+def test_missing_headers_of_python_are_named_with_how_to_get_them(setup, tmp_path):
+    with pytest.raises(SystemExit, match="Python.h is not in nowhere or .*python3-dev;.*python3-devel") as stop:
+        setup.check_headers(["nowhere", tmp_path])
+    assert "\n" not in str(stop.value)
+    (tmp_path / "Python.h").touch()
+    setup.check_headers(["nowhere", tmp_path])
+
+
+def test_a_setuptools_that_cannot_read_our_license_is_named(setup):
+    with pytest.raises(SystemExit, match="setuptools 65.5.0 is too old.*pip install 'setuptools>=77'"):
+        setup.check_setuptools("65.5.0")
+    setup.check_setuptools("77.0.3")
+
+
 def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path, monkeypatch):
     class Builder:
         def run(self):
@@ -183,6 +198,11 @@ def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path,
     with pytest.raises(SystemExit, match="no C\\+\\+ compiler"):
         setup.checked(Builder)().run()
     (tmp_path / "c++").touch(mode=0o755)
+    with monkeypatch.context() as without:
+        without.setattr(setup.sysconfig, "get_path", lambda name: str(tmp_path))
+        without.delenv("CPATH", raising=False)
+        with pytest.raises(SystemExit, match="no headers of Python"):
+            setup.checked(Builder)().run()
     with pytest.raises(AssertionError, match="compiles"):
         setup.checked(Builder)().run()
 
