@@ -25,7 +25,8 @@ def convert(model: Model, *, report: Callable[[str], object] | None = print) -> 
     """Turn every torch.nn RNN, LSTM, GRU and cell inside a model, itself included, into fusedrnn's, in place.
 
     model: the model; it is returned
-    report: called with one line for each module changed, and for each recurrent one left alone with the reason
+    report: called with one line for each module changed, and for each recurrent one left alone with the reason; or with
+        one that says that there is none
 
     Raises TypeError if model is not a torch.nn.Module.
     """
@@ -43,6 +44,7 @@ def revert(model: Model, *, report: Callable[[str], object] | None = print) -> M
 def _swap(model, classes, report):
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    found = False
     for name, module in model.named_modules():
         old = _plain_class(module)
         reason = _reason_to_leave(module, old, classes)
@@ -55,8 +57,11 @@ def _swap(model, classes, report):
             line = f"{_title(old)} -> {_title(classes[old])}"
         else:
             continue
+        found = True
         if report is not None:
             report(f"{name or '(root)'}: {line}")
+    if not found and report is not None:
+        report(f"no {'torch.nn recurrent' if classes is _OURS else 'fusedrnn'} module found")
     return model
 
 
