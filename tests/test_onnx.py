@@ -109,6 +109,11 @@ def test_cells(kind, tmp_path):
                 torch.testing.assert_close(theirs, ours)
 
 
+def test_translations_that_were_forgotten_can_be_told_from_the_error():
+    with pytest.raises(torch.onnx.OnnxExporterError, match="No ONNX function found for .*fusedrnn.layer"):
+        torch.onnx.export(fusedrnn.GRU(I, H).eval(), (random(5, 3, I, dtype=torch.float32),), dynamo=True, verbose=False)
+
+
 class Resetting(Call):
     def forward(self, x, reset):
         return self.layer(x, reset=reset)[0]
