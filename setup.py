@@ -40,7 +40,8 @@ def build_decision(request, torch_cuda, nvcc, toolkit, sources):
     if not torch_cuda:
         missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
     elif not nvcc:
-        missing.append(f"no CUDA toolkit was found, of nvcc and its headers (install CUDA {torch_cuda}, set CUDA_HOME to its folder)")
+        how = f"install CUDA {torch_cuda}, set CUDA_HOME to its folder"
+        missing.append(f"no CUDA toolkit was found, of nvcc and its headers ({how})")
     elif toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
         missing.append(f"{nvcc} is of CUDA {toolkit}, torch of {torch_cuda} (set CUDA_HOME to a toolkit {torch_cuda})")
     if not missing:
@@ -80,17 +81,17 @@ def check_compiler(request):
 def check_headers(folders):
     """Raise SystemExit where Python.h is in none of the folders: distributions pack it apart from Python."""
     if not any(Path(folder, "Python.h").is_file() for folder in folders):
-        version = "{}.{}".format(*sys.version_info)
         raise SystemExit(
-            f"fusedrnn: no headers of Python {version}: Python.h is not in {' or '.join(map(str, folders))}. Install them (Debian: apt "
-            "install python3-dev; Fedora: dnf install python3-devel)"
+            f"fusedrnn: no headers of Python {sys.version_info[0]}.{sys.version_info[1]}: Python.h is not in "
+            f"{' or '.join(map(str, folders))}. Install them (Debian: apt install python3-dev; Fedora: dnf install "
+            "python3-devel)"
         )
 
 
 def check_setuptools(version):
     """Raise SystemExit where setuptools is too old for pyproject.toml, of which it would complain at length."""
     if int(version.split(".")[0]) < 77:
-        raise SystemExit(f"fusedrnn: setuptools {version} is too old, 77 or newer is needed: pip install 'setuptools>=77'")
+        raise SystemExit(f"fusedrnn: setuptools {version} is too old, 77 is needed: pip install 'setuptools>=77'")
 
 
 def find_nvcc(cuda_home):
@@ -187,7 +188,7 @@ def architectures_flag(cuda):
 
 
 def checked(builder, cuda=None):
-    """The command that looks for a compiler, headers and GPUs when it is to compile: what only packs the sources needs none.
+    """The command that looks for compiler, headers and GPUs when it is to compile: what only packs sources needs none.
 
     cuda: torch.cuda, where CUDA kernels are compiled
     """

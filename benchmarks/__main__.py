@@ -84,7 +84,8 @@ def parse(arguments):
     parser.add_argument("--bidirectional", action="store_true", help="layers that run in both directions")
     says = "rows of unequal length, given packed or with their lengths; both if nothing follows"
     parser.add_argument("--ragged", nargs="*", type=some(RAGGED), metavar=",".join(RAGGED), help=says)
-    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32", help="%(default)s if omitted")
+    dtypes = "float32", "float64", "bfloat16", "float16"
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="%(default)s if omitted")
     parser.add_argument("--tf32", action="store_true", help="let float32 products on CUDA, of all contenders, use TF32")
     parser.add_argument("--threads", type=size, help="torch's default if omitted")
     parser.add_argument("--rounds", type=size, help="samples of each contender, instead of as many as the time allows")

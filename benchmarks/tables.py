@@ -13,7 +13,7 @@ GROSS = 500  # times the row's limit; torch.nn and ours have not been seen above
 
 
 def disturbed(record):
-    """Whether others had the machine in a row: so the loop in registers says, or times that cannot be a contender's own.
+    """Whether others had the machine in a row: the loop in registers says so, or times that are no contender's own.
 
     Under a steady load that loop has no better speed to compare itself with.
     """
@@ -31,8 +31,8 @@ def rows(result):
         for rival in [name for name in found if name != OURS] or [OURS]:
             ratio = record["ratios"].get(rival)
             cells = [record["case"], record["pass"], rival, timing.as_text(found[rival]), timing.as_text(ours)]
-            mark = "*" if disturbed(record) else ""
-            cells += ["" if ratio is None else f"{ratio:.2f}{mark}", percent(timing.of_limit(record, OURS) if "p10_s" in ours else None)]
+            cells += ["" if ratio is None else f"{ratio:.2f}" + "*" * disturbed(record)]
+            cells += [percent(timing.of_limit(record, OURS) if "p10_s" in ours else None)]
             cells += [megabytes(found[rival].get("peak_bytes")), megabytes(ours.get("peak_bytes"))]
             table.append((cells, ratio))
     return table
@@ -72,9 +72,9 @@ def ratios_by_rival(result):
 def verdicts(result):
     """Geometric mean and losses against each rival, what was wrong, failed or skipped, and how the run ended."""
     said = [f"{rival}: {line}" for rival, each in ratios_by_rival(result).items() for line in timing.verdict(each)]
-    marked = [record for record in result["results"] if record["ratios"] and disturbed(record)]
+    marked = sum(bool(record["ratios"]) and disturbed(record) for record in result["results"])
     if marked:
-        said.append(f"disturbed by other programs, marked *, but in the mean: {len(marked)} of {len(result['results'])} rows")
+        said += [f"disturbed by other programs, marked *, but in the mean: {marked} of {len(result['results'])} rows"]
     skipped = {}
     for record in result["results"]:
         for name, figures in record["contenders"].items():

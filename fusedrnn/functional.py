@@ -65,7 +65,7 @@ def rnn(
     dropout: probability of zeroing an output of every layer but the last, while training
     batch_sizes: (T,) int64 on the CPU — rows of each step, of a packed x
     lengths: (B,) integer tensor, list or array — row b ends after lengths[b] steps, padding comes out as zeros
-    reset: (T, B), or (N,) when packed, bool tensor, list or array — where true, the state starts afresh before that step
+    reset: (T, B) bool tensor, list or array, or (N,) when packed — where true, the state starts afresh before that step
     reset_to: "zeros" or "hx" — what it starts afresh from
     recompute: whether to keep no gates for the backward but compute them again there, many steps at once
 
@@ -267,12 +267,12 @@ def run_layers(
 
 
 def lengths_as_tensor(lengths: Lengths | int) -> Tensor:
-    """Return lengths as they are, if they are a tensor, or one on the CPU of the list, array or number that they are."""
+    """Return lengths as they are, if they are a tensor, or else one on the CPU of the list, array or number."""
     return lengths if isinstance(lengths, Tensor) else _tensor_of("lengths", lengths, torch.int64, "cpu")
 
 
 def reset_as_tensor(reset: Flags, device: torch.device) -> Tensor:
-    """Return reset as it is, if it is a tensor, or one of the list or array that it is."""
+    """Return reset as it is, if it is a tensor, or else one of the list or array."""
     return reset if isinstance(reset, Tensor) else _tensor_of("reset", reset, torch.bool, device)
 
 

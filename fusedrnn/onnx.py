@@ -4,8 +4,8 @@
 
 ONNX has no node for a projection, for resets inside a sequence, for the cell states of every step or for packed rows:
 a model that uses one of them is refused, with the reason under "Exception summary" in torch's error; "No ONNX function
-found" for fusedrnn.layer there means that the translations were not handed over. Importing this module imports nothing of
-ONNX; a translation needs the packages onnx and onnxscript, as torch.onnx.export itself does.
+found" for fusedrnn.layer there means that the translations were not handed over. Importing this module imports nothing
+of ONNX; a translation needs the packages onnx and onnxscript, as torch.onnx.export itself does.
 
 Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and onnx__GRU.html, onnx__RNN.html beside it.
 """

@@ -120,17 +120,17 @@ KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
 
 @overload
 def plan(
-    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ..., strategy: Strategy | None = ...,
-    batch_invariant: bool | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ...,
+    bidirectional: bool = ..., dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ...,
+    strategy: Strategy | None = ..., batch_invariant: bool | None = ...,
 ) -> Plan: ...  # fmt: skip
 
 
 @overload
 def plan(
-    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str, strategy: Strategy | None = ...,
-    batch_invariant: bool | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ...,
+    bidirectional: bool = ..., dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str,
+    strategy: Strategy | None = ..., batch_invariant: bool | None = ...,
 ) -> Plan | CudaPlan: ...  # fmt: skip
 
 
@@ -251,7 +251,8 @@ def is_batch_invariant() -> bool:
 class use_strategy(_Setting):
     """By which strategy layers run on CUDA: "auto", "stepwise" or "persistent".
 
-    A layer that the strategy cannot serve raises ValueError with the numbers that forbid it. The CPU knows no such choice.
+    A layer that the strategy cannot serve raises ValueError with the numbers that forbid it. The CPU knows no such
+    choice.
 
     Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
     until its end, like torch.set_grad_enabled. "auto" to begin with.

@@ -371,7 +371,8 @@ def test_every_option_has_a_help(main, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     with pytest.raises(SystemExit):
         main(["--help"])
-    listed = re.findall(r"^  (--[\w-]+)(.*(?:\n {10,}.*)?)", capsys.readouterr().out.partition("options:")[2], re.MULTILINE)
+    _, _, options = capsys.readouterr().out.partition("options:")
+    listed = re.findall(r"^  (--[\w-]+)(.*(?:\n {10,}.*)?)", options, re.MULTILINE)
     assert len(listed) > 7 and all(re.search(r"(  +|\n +)\w", rest) for _, rest in listed), listed
 
 

@@ -58,7 +58,7 @@ def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nv
     with pytest.raises(SystemExit) as stop:
         setup.build_decision("1", torch_cuda, nvcc, nvcc and "12.8", 3)
     assert all(part in str(stop.value) for part in ["FUSEDRNN_CUDA=1", *parts])
-    assert torch_cuda or "CUDA_HOME" not in str(stop.value), "the toolkit of a CPU build is none of a newcomer's business"
+    assert torch_cuda or "CUDA_HOME" not in str(stop.value), "a CPU build needs no toolkit"
 
 
 @pytest.mark.parametrize(

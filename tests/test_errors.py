@@ -243,7 +243,7 @@ FUNCTIONS = {
     ),
     "reset_to": (ValueError, functional.lstm, (X, [weights(4)]), {"reset_to": "one"}, ["reset_to", "'one'"]),
     "reset of words": (ValueError, functional.gru, (X, [weights(3)]), {"reset": "all"}, ["a torch.bool tensor", "str"]),
-    "reset of numbers": (ValueError, functional.gru, (X, [weights(3)]), {"reset": [[1] * 3] * 5}, ["reset", "bool", "Long"]),
+    "reset of numbers": (ValueError, functional.gru, (X, [weights(3)]), {"reset": [[1] * 3] * 5}, ["bool", "Long"]),
     "lengths beside batch_sizes": (
         ValueError,
         functional.gru,

@@ -14,7 +14,7 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 @pytest.fixture
 def example(tmp_path):
-    """Run an example outside the repository and return what it printed; what it printed of errors, if it is to refuse."""
+    """Run an example outside the repository and return what it printed, of errors if it is to refuse."""
 
     def run(name, *options, launcher=(), refuses=False):
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

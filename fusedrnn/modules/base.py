@@ -65,7 +65,7 @@ class Ours:
         _refuse("torch.jit.script", "torch.export")
 
     def _slow_forward(self, *args, **kwargs):
-        """Answer torch.jit.trace before `forward`, to which ONNX export hands its defaults, keyword-only ones too, by position."""
+        """Answer torch.jit.trace before `forward`, to which ONNX export hands keyword-only defaults by position."""
         refuse_tracers(None)
         return super()._slow_forward(*args, **kwargs)
 

@@ -6,6 +6,7 @@ Differences: T = 0 gives an empty output and h_n = h_0 where torch.nn raises.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, overload
 
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from .. import functional
 from .._types import Flags, Lengths, Nonlinearity, ResetTo
 from .base import Recurrent, constructor
 
@@ -21,21 +21,20 @@ Rows = TypeVar("Rows", bound=Tensor | PackedSequence)
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 _WHAT_ALL_TAKE = """
-        lengths: (B,) integer tensor, list or array, or one number for an unbatched input — row b ends after
-            lengths[b] steps, where its reverse direction starts; padding comes out as zeros; any order and device,
-            0 allowed
-        reset: bool tensor, list or array of the input's leading dimensions, or packed as the input is — where true,
-            every direction starts afresh between this step and the one before, and no gradient passes
-        reset_to: "zeros" or "hx" — what it starts afresh from
+lengths: (B,) integer tensor, list or array, or one number for an unbatched input — row b ends after lengths[b]
+    steps, where its reverse direction starts; padding comes out as zeros; any order and device, 0 allowed
+reset: bool tensor, list or array of the input's leading dimensions, or packed as the input is — where true, every
+    direction starts afresh between this step and the one before, and no gradient passes
+reset_to: "zeros" or "hx" — what it starts afresh from
 
-        Raises what torch.nn raises for input and hx, ValueError for lengths that are not integers, not one a row,
-        negative or above T, for lengths beside a PackedSequence, for a reset of another shape, dtype or packing, and
-        for an unknown reset_to.
-        """
+Raises what torch.nn raises for input and hx, ValueError for lengths that are not integers, not one a row, negative
+or above T, for lengths beside a PackedSequence, for a reset of another shape, dtype or packing, and for an unknown
+reset_to.
+"""
 
 
 def _says_what_all_take(forward: Forward) -> Forward:
-    forward.__doc__ = (forward.__doc__ or "").rstrip() + _WHAT_ALL_TAKE
+    forward.__doc__ = inspect.cleandoc(forward.__doc__ or "") + _WHAT_ALL_TAKE
     return forward
 
 
