@@ -106,6 +106,19 @@ def find_nvcc(cuda_home):
     return shutil.which("nvcc", path=str(Path(cuda_home, "bin"))) if whole else None
 
 
+def cuda_home(environment):
+    """CUDA_HOME as torch's build machinery is to have it, or None: leave it to that.
+
+    That takes the folder above nvcc's. Where nvcc is a wrapper that stands elsewhere, nvcc itself says where its toolkit is.
+    """
+    nvcc = shutil.which("nvcc")
+    if environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or not nvcc or find_nvcc(Path(nvcc).parents[1]):
+        return None
+    said = subprocess.run([nvcc, "-x", "cu", "-E", "-dryrun", os.devnull], capture_output=True, text=True).stderr
+    top = re.search(r"^#\$ TOP=(.*)$", said, re.MULTILINE)
+    return str(Path(top[1]).resolve()) if top and find_nvcc(top[1]) else None
+
+
 def toolkit_version(nvcc):
     """Such as "13.0", of what nvcc says of itself; None where it does not say."""
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
@@ -138,6 +151,8 @@ def cuda_architectures(request, there):
 
 
 def extension():
+    if (toolkit := cuda_home(os.environ)) is not None:
+        os.environ["CUDA_HOME"] = toolkit  # before torch looks for it
     try:
         import torch
         from torch.utils import cpp_extension

@@ -1,8 +1,8 @@
-"""Writes the tables of README.md and docs/ from committed results: `python -m benchmarks.readme`.
+"""Writes the tables of README.md and docs/ from the committed results: `python -m benchmarks.readme`.
 
-With `--machine zen5 RESULT.json ...` these become committed ones first, under names made of the processor's, which a
-virtual machine often keeps to itself, of kernels, cores, and the command that made them. What stands between the marks
-in the texts is made here and nowhere else; a test compares the two.
+With `--machine zen5 RESULT.json ...` it first commits those results to benchmarks/results, under names made of the
+processor (which a virtual machine often does not tell), the kernels, the cores and the command. All text between the
+marks in these files is generated here; a test compares the two.
 """
 
 import argparse
@@ -10,6 +10,7 @@ import itertools
 import json
 import re
 import statistics
+import textwrap
 from pathlib import Path
 
 from .machine import INSTRUCTION_SETS
@@ -102,9 +103,10 @@ def speed(result):
         ratios[f"{record['case']} {record['pass']}"] = ratio
     losses = [f"{name} ({ratio:.2f})" for name, ratio in ratios.items() if ratio < 1]
     of_rounds = all("ratio" in record["contenders"]["torch.nn"] for record, _ in against_torch(result))
-    said = "Medians, torch.nn → fusedrnn, and " + ("that of the rounds' ratios" if of_rounds else "their ratio")
+    said = "the median over rounds" if of_rounds else "that of the medians"
     return [
-        f"{taken(result)} {said}, which is above 1 where fusedrnn is faster.",
+        taken(result),
+        *prose(f"Median times, torch.nn → fusedrnn; the ratio is {said}, above 1 where fusedrnn is faster."),
         "",
         "| case | training step | ratio | inference | ratio |",
         "|---|---|---|---|---|",
@@ -115,15 +117,65 @@ def speed(result):
     ]
 
 
+COLUMNS = list(itertools.product(("lstm", "gru", "rnn"), ("step", "infer")))
+HEAD = ["| | LSTM training | inference | GRU training | inference | RNN training | inference |", "|---|" + "---|" * len(COLUMNS)]
+
+
+def prose(text):
+    """Lines of text that fit the page, commands unbroken."""
+    held = re.sub("`[^`]*`", lambda command: command[0].replace(" ", "\0"), text)
+    return [line.replace("\0", " ") for line in textwrap.wrap(held, 120, break_long_words=False, break_on_hyphens=False)]
+
+
+def in_threads(result):
+    threads = result["environment"]["threads"]
+    return f"{threads} thread{'s' * (threads > 1)}"
+
+
+def mean(values):
+    return f"{statistics.geometric_mean(values):.2f}"
+
+
+def glance(*results):
+    """Means of the quick grids, and how often torch.nn was faster in all of them."""
+    everything = [ratio for result in results for _, ratio in against_torch(result)]
+    losses = [ratio for ratio in everything if ratio < 1]
+    quick = [result for result in results if result["environment"]["command"] == SUITES[""]]
+    rows = []
+    for result in quick:
+        ratios = {column: [] for column in COLUMNS}
+        for record, ratio in against_torch(result):
+            ratios[record["cell"], record["pass"]].append(ratio)
+        cells = (f"**{mean(ratios[column])}** ({min(ratios[column]):.2f})" for column in COLUMNS)
+        rows.append(f"| {where(result)}, {in_threads(result)} | {' | '.join(cells)} |")
+    count = len(list(against_torch(quick[0])))
+    older = " In the rows “avx2” all libraries are restricted to AVX2." * any(result["environment"].get("told") for result in quick)
+    said = f"by at most {100 * (1 / min(losses) - 1):.1f} %" if losses else ""
+    faster = f"in {len(losses)}, {said}" if losses else "in none"
+    return [
+        *prose(
+            f"Speed-up over torch.nn in float32 on virtual machines of {quick[0]['environment']['cores']} cores: geometric means over "
+            f"the {count} measurements of `{SUITES['']}`, worst case in brackets.{older}"
+        ),
+        "",
+        *HEAD,
+        *rows,
+        "",
+        *prose(
+            "[docs/speed.md](docs/speed.md) has the means of larger grids, on one thread, in float64 and in bfloat16. Of all "
+            f"{len(everything):,} measurements, torch.nn was faster {faster}."
+        ),
+    ]
+
+
 def grids(*results):
     """A row a result: geometric means by cell and pass, with the least ratio and the mean at the limit; then the losses."""
-    columns = list(itertools.product(("lstm", "gru", "rnn"), ("step", "infer")))
     rows, losses = [], []
     for result in results:
         e = result["environment"]
-        name = f"{where(result)}: `{e['command']}`, {e['threads']} thread{'s' * (e['threads'] > 1)}{disturbance(result)}"
+        name = f"{where(result)}: `{e['command']}`, {in_threads(result)}{disturbance(result)}"
         name += f" ({result['ended']})" if "ended" in result else ""
-        ratios, most = ({column: [] for column in columns} for _ in range(2))
+        ratios, most = ({column: [] for column in COLUMNS} for _ in range(2))
         for record, ratio in against_torch(result):
             if (record["cell"], record["pass"]) in ratios:
                 ratios[record["cell"], record["pass"]].append(ratio)
@@ -131,23 +183,22 @@ def grids(*results):
             if ratio < 1:
                 ours, theirs = (100 * of_limit(record, name) for name in (OURS, "torch.nn"))
                 losses.append(
-                    f"- {where(result)}: {record['case']} {record['pass']} of `{e['command']}`: {ratio:.2f}; ours at {ours:.0f} % of the limit, "
-                    f"torch.nn at {theirs:.0f} %"
+                    f"- {where(result)}, `{e['command']}`: {record['case']} {record['pass']}, ratio {ratio:.3f}; fusedrnn at "
+                    f"{ours:.0f} % of the limit, torch.nn at {theirs:.0f} %"
                 )
-        mean = lambda values: f"{statistics.geometric_mean(values):.2f}"
-        cells = (f"**{mean(ratios[c])}** ({min(ratios[c]):.2f}) of {mean(most[c])}" for c in columns)
+        cells = (f"**{mean(ratios[c])}** ({min(ratios[c]):.2f}) of {mean(most[c])}" for c in COLUMNS)
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return [
-        "All that was measured: geometric means of torch.nn's time over ours, the least ratio in brackets, and the mean that a",
-        "kernel would have that stands at every ceiling of the machine (docs/speed.md). Undisturbed: the part of its best speed",
-        "at which a loop that needs registers alone ran between the rounds that count, in the median; the rest went to other users.",
+        *prose(
+            "Geometric mean speed-up over torch.nn, worst case in brackets, then “of” the mean an ideal kernel could reach on "
+            "this machine (the limit). Undisturbed: median share of the CPU left to the benchmark, from a register-only loop."
+        ),
         "",
-        "| | LSTM training | inference | GRU training | inference | RNN training | inference |",
-        "|---|" + "---|" * len(columns),
+        *HEAD,
         *rows,
         "",
         *held_back(*results),
-        *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was faster nowhere."]),
+        *(["Where torch.nn was faster:", "", *losses] if losses else ["torch.nn was nowhere faster."]),
     ]
 
 
@@ -157,7 +208,8 @@ def held_back(*results):
     for result in results:
         if result["environment"].get("told"):
             ways.setdefault(told(result["environment"]), {})[where(result)] = None  # in their order, once each
-    return [line for way, places in ways.items() for line in (f"{'; '.join(places)}: a processor that has more, held to it{way}.", "")]
+    restricted = "all libraries restricted to an older instruction set than the processor's"
+    return [line for way, places in ways.items() for line in (f"{'; '.join(places)}: {restricted},{way}.", "")]
 
 
 def kernels(result):
@@ -165,7 +217,7 @@ def kernels(result):
 
 
 def where(result):
-    """Processor and kernels."""
+    """Processor and instruction set of the kernels."""
     return f"{result['machine']}, {kernels(result)}"
 
 
@@ -195,16 +247,18 @@ def short_of_goals(*results):
             most, share = at_limit(record), of_limit(record, OURS)
             row = f"| {record['case']} {record['pass']} | {grid} | {ratio:.2f} | {goal} | {most:.2f} | {100 * share:.0f} % |"
             (beyond if most < goal else near if share >= WANTED else others).append((most, row))
-    head = ["| case and pass | grid | ratio | goal | most | ours of the limit |", "|---|---|---|---|---|---|"]
+    head = ["| case and pass | grid | ratio | goal | best possible | share of limit |", "|---|---|---|---|---|---|"]
     table = lambda rows: [*head, *(row for _, row in sorted(rows))]
     return [
-        f"Of {count} rows {len(beyond) + len(near) + len(others)} fall short of their goal. Of {len(beyond)} of them the goal lies "
-        "beyond the limit: “most” is torch.nn's time over the limit, what a kernel that stands at every ceiling would reach; both "
-        "columns of the limit are of the fastest tenth of the rounds.",
+        *prose(
+            f"{len(beyond) + len(near) + len(others)} of {count} measurements fall short of their goal. For {len(beyond)} of them the "
+            "goal lies beyond the limit. “Best possible” is the ratio of a kernel at the limit, “share of limit” what fusedrnn "
+            "reaches of it; both are taken from the fastest tenth of the rounds."
+        ),
         "",
         *table(beyond),
         "",
-        f"{len(near)} stand at {100 * WANTED:.0f} % of the limit and more:",
+        f"{len(near)} reach at least {100 * WANTED:.0f} % of the limit:",
         "",
         *table(near),
         "",
@@ -232,15 +286,15 @@ def large(*results):
         for kind, found in sorted(shares.items())
     ]
     return [
-        f"B·H of {LARGE} and more, in the fastest tenth of the rounds:",
+        f"Layers with B·H of {LARGE} or more; shares of the limit in the fastest tenth of the rounds:",
         "",
-        f"| cell and pass | rows | at {100 * WANTED:.0f} % of the limit | median | least |",
+        f"| cell and pass | cases | of these at {100 * WANTED:.0f} % or more | median | lowest |",
         "|---|---|---|---|---|",
         *rows,
         "",
-        "Below it:",
+        f"Those below {100 * WANTED:.0f} %:",
         "",
-        "| case and pass | grid | of the limit |",
+        "| case and pass | grid | share of limit |",
         "|---|---|---|",
         *(row for _, row in sorted(below)),
     ]
@@ -256,7 +310,8 @@ def memory(result):
             yield f"{figures['peak_bytes'] / 1e6:.3g} MB, {1e3 * figures['median_s']:.3g} ms"
 
     return [
-        taken(result) + " Peak of a training step beyond what was there before it, and its median time.",
+        taken(result),
+        "Peak memory added by one training step, and its median time.",
         "",
         f"| case | {' | '.join(names)} |",
         "|---|" + "---|" * len(names),
@@ -270,8 +325,8 @@ def peaks(result):
     for record in result["results"]:
         theirs, ours, again = (record["contenders"][name]["peak_bytes"] for name in ("torch.nn", OURS, RECOMPUTE))
         rows.append(f"| {record['case']} | {theirs / 1e6:.3g} | {ours / 1e6:.3g} | **{ours / theirs:.2f}** | {again / 1e6:.3g} |")
-    head = f"| case | torch.nn, MB | {OURS}, MB | of torch.nn's | {RECOMPUTE}, MB |"
-    return [taken(result) + " Peak of a training step beyond what was there before it.", "", head, "|---|---|---|---|---|", *rows]
+    head = f"| case | torch.nn, MB | {OURS}, MB | {OURS} / torch.nn | {RECOMPUTE}, MB |"
+    return [taken(result), "Peak memory added by one training step.", "", head, "|---|---|---|---|---|", *rows]
 
 
 def costs(*results):
@@ -286,14 +341,14 @@ def costs(*results):
             cells += [f"{1 / record['ratios'][WHOLE]:.2f}" if WHOLE in record["ratios"] else ""]
             cells += [f"{int(case.sequence_lengths().sum()) / (case.B * case.T):.2f}" if case.ragged else ""]
             rows.append(f"| {' | '.join(cells)} |")
-        head = ["case and pass", "torch.nn, µs", f"{OURS}, µs", "ratio", "a step, µs", "of whole rows' time", "of their steps"]
-        lines += [f"{taken(result)} Medians, and those of the rounds' ratios.", "", f"| {' | '.join(head)} |"]
+        head = ["case and pass", "torch.nn, µs", f"{OURS}, µs", "ratio", "per time step, µs", "time / plain", "valid steps"]
+        lines += [taken(result), "Median times; the ratio is the median over rounds.", "", f"| {' | '.join(head)} |"]
         lines += ["|---|" + "---|" * (len(head) - 1), *rows, ""]
     return lines[:-1]
 
 
 def many_rounds(result):
-    """Medians and deciles of rows that the suites have time for only a few rounds of."""
+    """Medians and deciles of cases for which the suites have time for a few rounds only."""
     rows = []
     for record, ratio in against_torch(result):
         theirs, ours = record["contenders"]["torch.nn"], record["contenders"][OURS]
@@ -301,8 +356,8 @@ def many_rounds(result):
             f"| {record['case']} {record['pass']} | {ours['rounds']} | {as_text(theirs)} | {as_text(ours)} | {ratio:.2f} |"
             f" {100 * of_limit(record, OURS):.0f} % |"
         )
-    head = ["| case and pass | rounds | torch.nn, ms | fusedrnn, ms | ratio | ours of the limit |", "|---|---|---|---|---|---|"]
-    return [taken(result) + " Medians, and deciles in brackets.", "", *head, *rows]
+    head = ["| case and pass | rounds | torch.nn, ms | fusedrnn, ms | ratio | share of limit |", "|---|---|---|---|---|---|"]
+    return [taken(result), "Medians, with the 10th and 90th percentiles in brackets.", "", *head, *rows]
 
 
 APART = ("-recompute", "-wide", "-memory", "-costs", "-costs-one-thread")  # results with tables of their own
@@ -317,8 +372,9 @@ ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2 = (f"{machine}-{isa}-2-cores" for machine in ("
 LARGE_GRIDS = ("", "-full", "-one-thread", "-full-one-thread")
 # name of a table → the text that it stands in, what makes it, and of which results, of those that are there by then
 TABLES = {
+    "glance": ("README.md", glance, lambda: _grids(ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2)),
     "speed": ("README.md", speed, lambda: [ZEN5]),
-    "grids": ("README.md", grids, lambda: _grids(ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2)),
+    "grids": ("docs/speed.md", grids, lambda: _grids(ZEN5, ZEN5_AVX2, ZEN4, ZEN4_AVX2)),
     "memory": ("README.md", memory, lambda: [f"{ZEN5}-recompute"]),
     "memory and length": ("docs/speed.md", peaks, lambda: [f"{ZEN5}-memory"]),
     "costs": ("docs/speed.md", costs, lambda: [f"{ZEN5}-costs", f"{ZEN5}-costs-one-thread"]),
@@ -351,9 +407,9 @@ def filled(text, content):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Writes the tables anew.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Regenerates the tables of README.md and docs/.")
     parser.add_argument("--machine", help="the processor's common name, without hyphens: zen5")
-    parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json", help="becomes a committed one first")
+    parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json", help="commit this result first")
     options = parser.parse_args()
     if options.results and not re.fullmatch(r"\w+", options.machine or ""):
         parser.error(f"results need --machine NAME, a word; got {options.machine!r}")

@@ -1,7 +1,7 @@
 """A character-level language model: train on a text, then let it write.
 
-The text is Python's own reference, which every Python carries for its `help()`, or a file of yours with --text.
-The last tenth is held out: bits per character on it say how well the model predicts text that it has not read.
+The text is Python's own reference, which `help()` reads, or your file given by --text. The last tenth is held out: bits
+per character on it show how well the model predicts text that it was not trained on.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import fusedrnn
 
 
 class CharModel(nn.Module):
-    """Logits of the next character at every place: (T, B) indices -> (T, B, characters), and the state."""
+    """Logits of the next character at every time step: (T, B) indices -> (T, B, characters), and the state."""
 
     def __init__(self, characters: int, hidden: int):
         super().__init__()
@@ -37,7 +37,7 @@ def loss_of(model: CharModel, text: Tensor) -> Tensor:
 
 @torch.no_grad()
 def write(model: CharModel, start: Tensor, length: int, temperature: float) -> list[int]:
-    """Sample `length` characters after `start`, one at a time, each from the state that the last one left."""
+    """Sample `length` characters after `start`, one at a time, carrying the state along."""
     logits, state = model(start.unsqueeze(1))
     written = []
     for _ in range(length):

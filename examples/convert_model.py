@@ -1,8 +1,8 @@
-"""Convert a torch.nn model in place, train on, and convert it back: the optimizer never notices.
+"""Convert a torch.nn model in place, continue training, and convert it back, with the same optimizer.
 
-`fusedrnn.convert` changes nothing but the classes of the recurrent modules. Parameters stay the very same objects,
-so an optimizer made before goes on with its moments, and state_dicts load both ways. A twin of the model that stays
-with torch.nn all along is trained on the same batches: the two must agree to rounding.
+`fusedrnn.convert` changes only the classes of the recurrent modules. Parameters stay the same objects, so an existing
+optimizer keeps its moments, and state_dicts load both ways. A copy of the model that stays with torch.nn is trained on
+the same batches: the two must agree up to rounding.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import fusedrnn
 
 
 class Tagger(nn.Module):
-    """A tag for every token, as anyone would write it for torch.nn: (B, T) -> (B, T, tags)."""
+    """A tag for every token, written for torch.nn: (B, T) -> (B, T, tags)."""
 
     def __init__(self, tokens: int = 20, tags: int = 2):
         super().__init__()

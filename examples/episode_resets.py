@@ -1,9 +1,9 @@
-"""Reinforcement learning: a whole rollout in one call, although episodes begin in the middle of it.
+"""Reinforcement learning: a whole rollout in one call, although episodes begin inside it.
 
-A rollout (T steps of B environments) is a rectangle, but an environment that ends an episode begins the next one
-with a fresh state. torch.nn's layers cannot do that inside a sequence, so code steps through the rollout and zeroes
-the state between steps. Here `reset=` says where episodes start, and one call does the rest: the same numbers, and
-no gradient flows from one episode into the one before.
+A rollout has T time steps of B environments. An environment whose episode ends begins the next one with a zero state.
+torch.nn's layers cannot do that inside a sequence, so programs loop over the time steps and zero the state in between.
+With `reset=`, which marks where episodes start, one call does it: the results are the same, and no gradient flows from an
+episode into the one before.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import fusedrnn
 
 
 def step_by_step(rnn: nn.LSTM, x: Tensor, starts: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
-    """The usual loop: zero the state of the environments that start an episode, then do one step."""
+    """The usual loop: zero the state of environments that start an episode, then run one time step."""
     outputs = []
     for x_t, start in zip(x, starts):
         keep = (~start).to(x.dtype)[:, None]
@@ -30,7 +30,7 @@ def in_one_call(rnn: fusedrnn.LSTM, x: Tensor, starts: Tensor, state: tuple[Tens
 
 
 def run(policy, rnn: nn.LSTM, *rollout) -> tuple[Tensor, list[Tensor], float]:
-    """Outputs, gradients of the weights, and seconds of one forward and backward, after one to warm up."""
+    """Outputs, gradients of the weights, and seconds of one forward and backward, after a warm-up."""
     for _ in range(2):
         began = time.perf_counter()
         y = policy(rnn, *rollout)
@@ -41,7 +41,7 @@ def run(policy, rnn: nn.LSTM, *rollout) -> tuple[Tensor, list[Tensor], float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=128, help="steps of the rollout (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=128, help="time steps of the rollout (default: %(default)s)")
     parser.add_argument("--envs", type=int, default=128, help="environments (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=256, help="hidden size (default: %(default)s)")
     args = parser.parse_args()

@@ -1,9 +1,9 @@
 """Train a forecaster on measured series with torch.nn and with fusedrnn, and compare the two: what `make demo` runs.
 
-Both contenders start from the same weights and see the same batches. Their epochs alternate, so that whatever else
-the machine does hits both. The series come with statsmodels: monthly CO2 at Mauna Loa, 1958 to 2001, and yearly
-sunspot numbers, 1700 to 2008. The tail of each is held out: there a forecast starts from true history every
-few steps and is rolled out on its own predictions, and its error stands beside those of naive forecasts.
+Both start from the same weights and see the same batches. Their epochs alternate, so that other load on the machine
+affects both alike. The series come with statsmodels: monthly CO2 at Mauna Loa, 1958 to 2001, and yearly sunspot numbers,
+1700 to 2008. The end of each series is held out. There, a forecast starts from the true history every few time steps and
+continues from its own predictions; its error is shown beside those of naive forecasts.
 """
 
 import argparse

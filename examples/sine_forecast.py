@@ -1,8 +1,8 @@
-"""Forecast a noisy sine from sliding windows, then roll the forecast out on its own predictions.
+"""Forecast a noisy sine from sliding windows, then continue from its own predictions (a roll-out).
 
-An LSTM reads a window of past values and predicts the next one. For the roll-out each prediction is appended to
-the window and the oldest value dropped, so that after one window's length the model sees nothing but its own work.
-The error printed is against the noise-free continuation, which training never saw.
+An LSTM reads a window of past values and predicts the next one. In the roll-out each prediction is appended to the
+window and the oldest value dropped, so that after one window's length the model sees only its own predictions. The
+printed error is measured against the noise-free continuation, which was not used in training.
 """
 
 import argparse

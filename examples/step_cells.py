@@ -1,8 +1,8 @@
-"""Run a recurrent layer step by step: a cell with the layer's weights gives the layer's very results.
+"""Run a recurrent layer step by step: a cell with the layer's weights gives the layer's results.
 
-Train with the layer, which sees whole sequences and is fast; serve with the cell, which needs one value at a time
-and keeps nothing but its state. Here an LSTM and an LSTMCell share their parameters, so that the gradients of both
-land in the same place and can be compared. At the end the cell follows a stream of single samples, without a batch.
+Train with the layer, which is fast because it sees whole sequences; run inference with the cell, which takes one time
+step per call and keeps only its state. Here an LSTM and an LSTMCell share their parameters, so that their gradients can
+be compared. At the end the cell follows a stream of single samples, without a batch.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import fusedrnn
 
 
 def cell_of(layer: fusedrnn.LSTM) -> fusedrnn.LSTMCell:
-    """A cell on the parameters of the layer's first (here its only) level, not on copies of them."""
+    """A cell that shares the parameters of the layer's first (here its only) level."""
     cell = fusedrnn.LSTMCell(layer.input_size, layer.hidden_size)
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         setattr(cell, name, getattr(layer, f"{name}_l0"))

@@ -1,13 +1,13 @@
-"""Train one model on several processes: DistributedDataParallel or FSDP2, and checkpoints that any number can read.
+"""Train one model in several processes: DistributedDataParallel or FSDP2, with checkpoints for any number of processes.
 
     python examples/train_distributed.py                                                            # one process
     python -m torch.distributed.run --standalone --nproc-per-node 2 examples/train_distributed.py   # two
     python -m torch.distributed.run --standalone --nproc-per-node 2 examples/train_distributed.py --shard
 
-Every process takes its part of each batch; gradients are averaged, so that any number of processes takes the same
-steps. With --shard each keeps only its part of the weights and of the optimizer's moments (FSDP2), gathers a module's
-weights when it runs, and drops them again. A checkpoint written by one arrangement loads into any other.
-On machines with GPUs, one for each process, it trains there.
+Each process takes its part of each batch, and gradients are averaged, so that the number of processes does not change the
+training. With --shard each process keeps only its part of the weights and of the optimizer's moments (FSDP2): it
+gathers a module's weights to run it, then drops them. A checkpoint loads into any arrangement, with or without --shard.
+With one GPU per process, training runs on the GPUs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ import fusedrnn
 
 
 class Counter(nn.Module):
-    """Says after each step of a stream of bits whether it has had an even number of ones: (T, B, 1) -> (T, B, 1)."""
+    """A logit, after each time step, of an even number of ones so far: (T, B, 1) -> (T, B, 1)."""
 
     def __init__(self, hidden: int):
         super().__init__()
@@ -68,7 +68,7 @@ def batch_of(step: int, size: int, length: int) -> tuple[Tensor, Tensor]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="training steps (default: %(default)s)")
-    parser.add_argument("--batch", type=int, default=64, help="sequences of a step, of all processes (%(default)s)")
+    parser.add_argument("--batch", type=int, default=64, help="sequences in a batch, of all processes (default: %(default)s)")
     parser.add_argument("--length", type=int, default=12, help="bits of a sequence (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=32, help="units of each layer (default: %(default)s)")
     parser.add_argument("--shard", action="store_true", help="FSDP2 instead of DistributedDataParallel")

@@ -1,8 +1,8 @@
 """Truncated back-propagation: train on an endless stream in chunks, with the state carried and detached.
 
-The model must repeat its input with a delay. It is trained chunk by chunk: the gradient stops at the chunk's start,
-so memory and time of a step stay bounded, but the state goes on. A second run starts every chunk from zeros: at the
-beginning of a chunk it cannot know what came before, and its error shows what the carried state is worth.
+The model must repeat its input with a delay. It is trained chunk by chunk: gradients stop at the chunk's start, which
+bounds memory and time of a training step, but the state is carried on. A second run starts every chunk from a zero
+state: at the beginning of a chunk it cannot know what came before, and its larger error shows what the carried state is worth.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def train(carry: bool, steps: int, chunk: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="chunks to train on (default: %(default)s)")
-    parser.add_argument("--chunk", type=int, default=16, help="steps in a chunk (default: %(default)s)")
+    parser.add_argument("--chunk", type=int, default=16, help="time steps in a chunk (default: %(default)s)")
     args = parser.parse_args()
     if args.chunk <= DELAY:
         parser.error(f"--chunk must be above the delay, {DELAY}, or no gradient reaches what is to be remembered")

@@ -1,8 +1,9 @@
-"""Sequences of different lengths without sorting, packing and unpacking: say `lengths=`.
+"""Sequences of different lengths without sorting, packing and unpacking: `lengths=`.
 
-A padded batch goes in and a padded batch comes out. Every row ends at its own length: the states are those of its
-last valid step, the reverse direction starts there, the padding comes out as zeros and receives no gradient.
-Lengths may be a list or a tensor on any device, in any order, and 0 is one. Compared with torch.nn and packing.
+Input and output are padded batches. Each sequence ends at its own length: its final states are those of its last valid
+step, and the reverse direction starts at that step. Outputs past the end are zero, and the padding gets no gradient.
+Lengths may be a list or a tensor on any device, in any order, and may be 0. The results are compared with torch.nn's for
+packed input.
 """
 
 import argparse
@@ -27,7 +28,7 @@ def with_packing(rnn: nn.LSTM, x: Tensor, lengths: Tensor):
 
 
 def run(way, rnn: nn.LSTM, x: Tensor, lengths: Tensor):
-    """Output, states and gradients, and seconds of one forward and backward, after one to warm up."""
+    """Output, states and gradients, and seconds of one forward and backward, after a warm-up."""
     x = x.clone().requires_grad_()
     for _ in range(2):
         began = time.perf_counter()
@@ -40,7 +41,7 @@ def run(way, rnn: nn.LSTM, x: Tensor, lengths: Tensor):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="the longest sequence (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=200, help="time steps of the longest sequence (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=32, help="sequences in the batch (default: %(default)s)")
     parser.add_argument("--hidden", type=int, default=128, help="hidden size (default: %(default)s)")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Fused recurrent layers for PyTorch: drop-in RNN, LSTM, GRU and their cells."""
 
-from . import _ops  # first: it loads the extension, or says how to mend it  # isort: skip
+from . import _ops  # first: it loads the extension, or says how to repair it  # isort: skip
 from . import _dynamo, functional, onnx
 from ._ops import release_scratch
 from ._version import __version__

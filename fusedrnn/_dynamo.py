@@ -1,9 +1,8 @@
-"""Lets torch.compile trace our layers, which it would refuse for being subclasses of torch.nn.RNN, LSTM and GRU.
+"""Lets torch.compile trace our layers, which it would refuse as subclasses of torch.nn.RNN, LSTM and GRU.
 
-Dynamo turns those classes down by isinstance unless its setting `allow_rnn` is on, for what torch.nn's own layers do
-inside. Ours do nothing of the kind. Turning the setting on would change how other people's torch.nn layers are
-compiled; so it is on only while Dynamo looks at a module of ours. Dynamo is imported by torch.compile, long after us
-and slowly: we wait for that import instead of causing it.
+Dynamo refuses those classes by isinstance unless its setting `allow_rnn` is on, because of what torch.nn's forward does;
+ours does not. Turning the setting on for good would change how torch.nn's own layers are compiled, so it is on only while
+Dynamo wraps a fusedrnn module. Importing Dynamo is slow, so this module waits until torch.compile imports it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Loads the extension and tells torch what its operators cannot say in C++: shapes, and the second derivative.
+"""Loads the extension and registers what its operators need from Python: shapes and the second derivative.
 
 Importing this module registers `torch.ops.fusedrnn.layer` and its two companions (csrc/ops/schema.cpp), their fake
-functions, which mirror the shapes for torch.compile and torch.export, and the autograd formula of the backward.
+functions, which compute only shapes for torch.compile and torch.export, and the autograd formula of the backward.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MEND = "pip install --no-build-isolation --force-reinstall --no-deps -e .   (in 
 
 
 def _load():
-    """Import fusedrnn._C, or raise an ImportError that says what is wrong and which command mends it."""
+    """Import fusedrnn._C, or raise an ImportError with the reason and the command that repairs it."""
     folder = Path(__file__).parent
     if not any((folder / f"_C{suffix}").exists() for suffix in importlib.machinery.EXTENSION_SUFFIXES):
         others = sorted(path.name for path in folder.glob("_C.*.so"))
@@ -44,19 +44,20 @@ _C = _load()
 
 
 def build_info() -> dict[str, str]:
-    """What the extension was built with: torch, cuda, compiler, cpu kernels, cpu threads."""
+    """Return what the extension was built with and for: torch, cuda, compiler, cpu kernels, cpu threads."""
     return dict(_C.build_info())
 
 
 def release_scratch() -> int:
-    """Hand back the working memory that the calling thread keeps for its next call on the CPU, up to 16 MiB.
+    """Free the working memory that the calling thread keeps for its next call on the CPU, up to 16 MiB.
 
-    Returns its size in bytes: 0 where there was none. The next call takes it anew.
+    Returns the number of bytes freed, which may be 0. The next call allocates it again.
     """
     return _C.release_scratch()
 
 
 direct = _C.direct
+autocast = direct("autocast", None)
 CELLS = {cell["name"]: cell for cell in _C.cells()}
 
 
@@ -157,9 +158,9 @@ def _each(inputs, directions, needs):
 
 
 # --- second derivative ------------------------------------------------------------------------------------------
-# The backward is differentiated by replaying the layer step by step in differentiable torch operations: exact, any
-# device, but at the speed of a Python loop. Only create_graph=True comes here, what is derived further, and incoming
-# gradients with a forward-mode derivative.
+# The backward is differentiated by replaying the layer step by step in differentiable torch operations: exact, on any
+# device, but at the speed of a Python loop. Only create_graph=True, derivatives of higher order, and incoming gradients
+# with a forward-mode derivative come here.
 
 _INPUTS = slice(4, 8)  # x, h_0, c_0 and the weights, among the arguments of layer_backward
 

@@ -1,8 +1,8 @@
-"""Swap torch.nn's recurrent modules inside a model for ours, and back.
+"""Replace torch.nn's recurrent modules inside a model by ours, and back.
 
-A module is converted by nothing but a change of its class: parameters, hooks, buffers, training mode and every
-reference to it, an optimizer's included, stay what they are. That is sound because our classes are subclasses of
-torch.nn's that add no attribute to an instance.
+Converting a module only changes its class: parameters, hooks, buffers, training mode and all references to it,
+including an optimizer's, stay as they are. This is sound because our classes are subclasses of torch.nn's that add no
+attribute to an instance.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 
 
 def convert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
-    """Turn every torch.nn RNN, LSTM, GRU and cell inside a model, itself included, into fusedrnn's, in place.
+    """Turn every torch.nn RNN, LSTM, GRU and cell in a model (or the model itself) into fusedrnn's, in place.
+
+    Subclasses of torch.nn's layers are left alone, and reported.
 
     model: the model; it is returned
-    report: called with one line for each module changed, and for each recurrent one left alone with the reason; or with
-        one that says that there is none
+    report: called with one line for each module changed, and for each recurrent module left alone, with the reason; or
+        with one line that says that none was found. None for no report
 
     Raises TypeError if model is not a torch.nn.Module.
     """
@@ -34,7 +36,7 @@ def convert(model: Model, *, report: Callable[[str], object] | None = print) -> 
 
 
 def revert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
-    """Turn every fusedrnn module inside a model, itself included, back into torch.nn's, in place.
+    """Turn every fusedrnn module in a model (or the model itself) back into torch.nn's, in place.
 
     Arguments and errors are those of `convert`.
     """
@@ -66,7 +68,7 @@ def _swap(model, classes, report):
 
 
 def _plain_class(module: torch.nn.Module) -> type:
-    """The module's class, seen through the one that torch.nn.utils.parametrize puts over it."""
+    """The module's class, without the one that torch.nn.utils.parametrize derives from it."""
     return type(module).__base__ if parametrize.is_parametrized(module) else type(module)
 
 
@@ -79,7 +81,7 @@ def _set_class(module: torch.nn.Module, new: type) -> None:
 
 
 def _reason_to_leave(module: torch.nn.Module, kind: type, classes: dict[type, type]) -> str | None:
-    """Why a recurrent module is left alone, or None if it is swapped or no matter of ours."""
+    """Why a recurrent module is left alone, or None if it is swapped or not recurrent."""
     if kind in classes:
         if "forward" in vars(module):
             return "its forward is replaced on the instance, which a change of class would not reach"

@@ -1,8 +1,11 @@
-"""Recurrent layers as functions: layers × directions stacked from calls of the op `torch.ops.fusedrnn.layer`.
+"""Recurrent layers as functions: stacked layers, each one call of the op `torch.ops.fusedrnn.layer`.
 
 Everything is time-first: x is (T, B, I), or the (N, I) rows of a PackedSequence together with its batch_sizes.
-Weights come as a flat sequence of `Weights`, layer by layer and within a layer direction by direction. Shapes, dtypes
-and devices are checked by the op. One layer costs one op call, both directions in it, and no copies around it.
+Weights are a flat sequence of `Weights`, layer by layer and, within a layer, direction by direction. The op checks
+shapes, dtypes and devices. One op call runs both directions of a layer; nothing is copied around it.
+
+T: time steps, B: sequences, N: rows of a packed input, I: input size, H: hidden size, L: layers, D: directions, P: size of
+an output, which is H without a projection
 """
 
 from __future__ import annotations
@@ -26,12 +29,12 @@ _RESET_TO_HX = {"zeros": False, "hx": True}
 
 
 class Weights(NamedTuple):
-    """The weights of one direction of one layer, in torch.nn's layout; G gates, P = H without projection.
+    """The weights of one direction of one layer, in torch.nn's layout; G: number of gates.
 
     w_ih: (G*H, I) — input weights
     w_hh: (G*H, P) — hidden weights
     b_ih, b_hh: (G*H) — biases; both or neither
-    w_hr: (P, H) — projection of an LSTM's hidden state
+    w_hr: (P, H) — projection of an LSTM's hidden state, or None
     """
 
     w_ih: Tensor
@@ -60,17 +63,19 @@ def rnn(
 
     x: (T, B, I), or (N, I) with batch_sizes — input sequence
     weights: L*D Weights — layer by layer, direction by direction
-    hx: (L*D, B, H) — first state h_0; zeros if omitted
+    hx: (L*D, B, H) — initial state h_0; zeros if omitted
     nonlinearity: "tanh" or "relu"
-    dropout: probability of zeroing an output of every layer but the last, while training
-    batch_sizes: (T,) int64 on the CPU — rows of each step, of a packed x
-    lengths: (B,) integer tensor, list or array — row b ends after lengths[b] steps, padding comes out as zeros
-    reset: (T, B) bool tensor, list or array, or (N,) when packed — where true, the state starts afresh before that step
-    reset_to: "zeros" or "hx" — what it starts afresh from
-    recompute: whether to keep no gates for the backward but compute them again there, many steps at once
+    dropout: probability of zeroing each output of every layer except the last, if training
+    batch_sizes: (T,) int64 on the CPU — for a packed x: its rows at each time step
+    lengths: (B,) integer tensor, list or array — sequence b ends after lengths[b] steps; outputs past its end are zero
+    reset: (T, B) bool tensor, list or array, or (N,) when packed — where true, the state is reset before that step, and
+        no gradient flows to earlier steps
+    reset_to: "zeros" or "hx" — the state to reset to; "hx" without hx means zeros, and with hx its gradient includes
+        resets
+    recompute: recompute the gates in the backward instead of saving them; pays for long sequences only, see LSTM
 
-    Raises ValueError for an unknown nonlinearity or reset_to, for a number of weights or of states that does not
-    make whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.
+    Raises ValueError for an unknown nonlinearity or reset_to, and for a number of weights or states that does not make
+    whole layers; RuntimeError or ValueError from the op for shapes, dtypes and devices that do not match.
     Source: torch.nn.RNN's documentation.
     """
     cell = cell_of(nonlinearity)
@@ -96,7 +101,7 @@ def gru(
 ) -> tuple[Tensor, Tensor]:
     """Run stacked GRU layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
 
-    Arguments and errors are those of `rnn`, with three gates r, z, n in each weight.
+    Arguments and errors are those of `rnn`; each weight holds three gates, in the order r, z, n.
     Source: torch.nn.GRU's documentation.
     """
     return run_layers(
@@ -146,9 +151,9 @@ def lstm(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """Run stacked LSTM layers over a sequence and return y (T, B, D*P) and (h_n (L*D, B, P), c_n (L*D, B, H)).
 
-    Arguments and errors are those of `rnn`, with four gates i, f, g, o in each weight, and beside them
-    hx: (L*D, B, P) and (L*D, B, H) — first states h_0 and c_0; zeros if omitted
-    return_cell_states: whether to return, third, every c_t of the last layer, (T, B, D*H)
+    Arguments and errors are those of `rnn`; each weight holds four gates, in the order i, f, g, o. In addition:
+    hx: (L*D, B, P) and (L*D, B, H) — initial states h_0 and c_0; zeros if omitted
+    return_cell_states: also return, third, the cell states of all time steps of the last layer, (T, B, D*H)
 
     Source: torch.nn.LSTM's documentation.
     """
@@ -179,25 +184,25 @@ def _of_cell(weights: Weights) -> tuple:
 
 
 def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: Nonlinearity = "tanh") -> Tensor:
-    """Run one step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
+    """Run one time step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
     return run_cell(cell_of(nonlinearity), x, hx, None, *_of_cell(weights))[0]
 
 
 def gru_cell(x: Tensor, weights: Weights, hx: Tensor | None = None) -> Tensor:
-    """Run one step of a GRU cell: x (B, I), hx (B, H) → h (B, H)."""
+    """Run one time step of a GRU cell: x (B, I), hx (B, H) → h (B, H)."""
     return run_cell("gru", x, hx, None, *_of_cell(weights))[0]
 
 
 def lstm_cell(x: Tensor, weights: Weights, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Run one step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
+    """Run one time step of an LSTM cell: x (B, I), hx ((B, H), (B, H)) → (h (B, H), c (B, H))."""
     h_0, c_0 = (None, None) if hx is None else pair(hx)
     return run_cell("lstm", x, h_0, c_0, *_of_cell(weights))
 
 
 def pair(hx: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return an LSTM's first states, h_0 and c_0, as they were given.
+    """Return an LSTM's initial states, h_0 and c_0, unchanged.
 
-    Raises, as torch.nn does, TypeError for a single tensor and where one is None, RuntimeError where they are no two.
+    Raises, as torch.nn does, TypeError for a single tensor or if one is None, RuntimeError if there are not two.
     """
     if isinstance(hx, Tensor):
         raise TypeError(f"an LSTM's hx must be the pair (h_0, c_0); got one tensor of {tuple(hx.shape)}")
@@ -289,7 +294,9 @@ def run_cell(
 ) -> tuple[Tensor, Tensor]:
     """Run one step, a sequence of T = 1, and return h (B, H) and, of an LSTM, c (B, H)."""
     if autocasts(x):
-        x, ((w_ih, w_hh, b_ih, b_hh, _),), h_0, c_0 = _autocast(x, [Weights(w_ih, w_hh, b_ih, b_hh)], h_0, c_0)
+        weights, carried = [Weights(w_ih, w_hh, b_ih, b_hh)], h_0 if c_0 is None else c_0
+        wide = _widest_under_autocast(cell, x if carried is None else carried)
+        x, ((w_ih, w_hh, b_ih, b_hh, _),), h_0, c_0 = _autocast(x, weights, h_0, c_0, wide)
     if not w_hh.numel():  # torch.nn has cells of no units, though no such layers
         h = x.new_empty(x.size(0), 0)
         return h, h.clone()
@@ -300,7 +307,7 @@ def run_cell(
 
 
 def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
-    """Turn the Weights of each direction into the op's list: of each role one a direction, role by role."""
+    """Turn the Weights of each direction into the op's list: role by role, and within a role direction by direction."""
     first, *others = weights
     there = others and [w is not None for w in first]
     _, _, b_ih, b_hh, _ = first
@@ -318,13 +325,33 @@ def autocasts(x: Tensor) -> bool:
     return enabled and x.is_floating_point() and x.dtype != torch.float64
 
 
+def _widest_under_autocast(cell: str, carried: Tensor) -> torch.dtype | None:
+    """Return float32 where torch.nn's cell keeps it under autocast: on the CPU, an LSTM's or GRU's with such a state."""
+    if not carried.is_cpu or cell not in ("lstm", "gru"):
+        return None
+    widest = torch.promote_types(carried.dtype, torch.get_autocast_dtype("cpu"))
+    return widest if widest == torch.float32 else None
+
+
 def _autocast(
-    x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None
+    x: Tensor,
+    weights: Sequence[Weights],
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, list[Weights], Tensor | None, Tensor | None]:
-    """Bring everything to autocast's dtype, as torch.nn's layers do on CUDA; sums stay in float32."""
-    dtype = torch.get_autocast_dtype(x.device.type)
+    """Cast everything to dtype, or to autocast's, as torch.nn's layers do on CUDA; sums stay in float32.
+
+    Weights are cast once in an autocast region, as every operation of torch's has them cast.
+    """
+    to_autocasts = dtype is None
+    dtype = dtype or torch.get_autocast_dtype(x.device.type)
+    cached = to_autocasts and not torch.compiler.is_compiling()
 
     def cast(tensor):
         return None if tensor is None else tensor.to(dtype)
 
-    return cast(x), [Weights(*map(cast, w)) for w in weights], cast(h_0), cast(c_0)
+    def cast_weight(weight):
+        return _ops.autocast(weight) if cached and weight is not None else cast(weight)
+
+    return cast(x), [Weights(*map(cast_weight, w)) for w in weights], cast(h_0), cast(c_0)

@@ -1,4 +1,4 @@
-"""What is installed and what it was built with, as text for a person or a bug report."""
+"""What is installed and what it was built with, as text for a bug report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ._version import __version__
 
 
 def facts() -> dict[str, str]:
-    """Return what describes this installation, name → value, in the order of reading."""
+    """Return a description of this installation: name → value."""
     return {
         "fusedrnn": __version__,
         "location": str(Path(__file__).parent),

@@ -1,11 +1,11 @@
-"""ONNX export: our layers as the standard nodes LSTM, GRU and RNN, which every ONNX runtime knows.
+"""ONNX export: our layers as ONNX's standard nodes LSTM, GRU and RNN.
 
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=fusedrnn.onnx.translations())
 
-ONNX has no node for a projection, for resets inside a sequence, for the cell states of every step or for packed rows:
-a model that uses one of them is refused, with the reason under "Exception summary" in torch's error; "No ONNX function
-found" for fusedrnn.layer there means that the translations were not handed over. Importing this module imports nothing
-of ONNX; a translation needs the packages onnx and onnxscript, as torch.onnx.export itself does.
+ONNX's nodes have no projection, no resets inside a sequence, no cell states of every time step and no packed input; a
+model that uses one of these is refused, with the reason under "Exception summary" in torch's error. "No ONNX function
+found" for fusedrnn.layer there means that the translations were not passed. Exporting needs the packages onnx and
+onnxscript, as torch.onnx.export itself does; importing this module does not.
 
 Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and onnx__GRU.html, onnx__RNN.html beside it.
 """
@@ -31,7 +31,7 @@ _INT32, _BOOL = 6, 9  # ONNX's numbers for these dtypes
 
 
 def translations() -> dict[Callable, Callable]:
-    """Return what torch.onnx.export(dynamo=True) takes as its custom_translation_table for our layers and cells."""
+    """Return the custom_translation_table of our layers and cells for torch.onnx.export(dynamo=True)."""
     return {torch.ops.fusedrnn.layer.default: _layer}
 
 

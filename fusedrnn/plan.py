@@ -1,8 +1,7 @@
-"""The plan of a layer: which strategy runs it, divided how, at what cost in memory, and why.
+"""The plan of a layer: which strategy runs it, how the work is divided, how much memory it needs, and why.
 
-The plan is made by the very function that the kernels are launched with (csrc/core/plan.cpp and plan_cuda.cpp), so
-what is printed is what runs. It is a pure function of the sizes and of the machine: a device that is not there can be
-planned for as well.
+The plan is made by the same function that the kernels are launched with (csrc/core/plan.cpp and plan_cuda.cpp), so what
+is printed is what runs. It depends only on the sizes and the device, so one can plan for a device that is not there.
 """
 
 from __future__ import annotations
@@ -22,13 +21,15 @@ class Plan:
 
     strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1
     isa: instruction set of the kernels
-    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only unit_parts meet at a barrier every step
-    helpers: 1 where another thread beside each makes x's product and d_x of some steps at a time
-    gradient_threads: that share the outputs of the weights' gradients, once steps are done
-    stretch_rows: rows of steps that the backward takes before their sums, where it may not write over what was saved
+    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only the unit_parts meet at a barrier in every step
+    helpers: 1 if each of these threads has a second one beside it, which computes the products of x, and d_x, for several
+        time steps at once
+    gradient_threads: threads that share the weights' gradients, after the time steps
+    stretch_rows: rows (time steps × sequences) that the backward processes before it adds them to the weights' gradients,
+        where it may not overwrite what was saved
     chunk: hidden units whose gates are computed together
-    workspace_bytes: most scratch memory of a call; saved_bytes: kept from forward to backward besides the output
-    reason: why it is so
+    workspace_bytes: peak scratch memory of a call; saved_bytes: memory kept from forward to backward besides the output
+    reason: why the plan is so
     """
 
     strategy: Literal["fused", "single_step"]
@@ -60,15 +61,16 @@ class Plan:
 class CudaPass:
     """How the forward or the backward of one layer is run on CUDA.
 
-    strategy: "stepwise" — a GEMM and a point-wise kernel a step; "persistent" — one launch, weights kept on chip
-    reason: why, and why not otherwise
+    strategy: "stepwise" — a GEMM and a point-wise kernel per time step; "persistent" — one launch, weights kept on chip
+    reason: why this strategy, and why not the other
 
-    Of a persistent pass alone, otherwise None:
-    scope: among whom h travels at every step — "block", "cluster" or "grid"
-    blocks, threads: of the launch; groups, slices: blocks = directions * groups * slices, a group's slices share
-        the hidden units and meet at every step, groups share the batch and never meet
-    batch, units: sequences of a group and hidden units of a block
-    tiles, tiles_in_registers: weight tiles of a warp, and how many of them are not in shared memory
+    For a persistent pass only, otherwise None:
+    scope: which threads exchange h in every step — those of a "block", a "cluster" or the "grid"
+    blocks, threads: blocks of the launch, and threads of a block
+    groups, slices: blocks = directions * groups * slices. The slices of a group divide the hidden units and meet at a barrier
+        in every step; the groups divide the batch and never meet
+    batch, units: sequences of a group, and hidden units of a block
+    tiles, tiles_in_registers: weight tiles of a warp, and how many of them are in registers rather than shared memory
     shared_bytes: shared memory of a block
     """
 
@@ -98,7 +100,7 @@ class CudaPass:
 class CudaPlan:
     """How one layer, with all its directions, is run on a CUDA device.
 
-    workspace_bytes: scratch memory of a call; saved_bytes: kept from forward to backward besides the output
+    workspace_bytes: scratch memory of a call; saved_bytes: memory kept from forward to backward besides the output
     """
 
     device: str
@@ -115,7 +117,7 @@ class CudaPlan:
 
 
 KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
-"""Names of the CUDA devices that can be planned for without having them."""
+"""Names of the CUDA devices that one can plan for without having them."""
 
 
 @overload
@@ -149,17 +151,17 @@ def plan(
     strategy: Strategy | None = None,
     batch_invariant: bool | None = None,
 ) -> Plan | CudaPlan:
-    """Return the plan of one layer of T steps, B rows and H hidden units.
+    """Return the plan of one layer for T time steps, B sequences and H hidden units.
 
     cell: "rnn_tanh", "rnn_relu", "lstm" or "gru", in capitals or not; "rnn", as a class is called, is "rnn_tanh"
     input_size: H if omitted; on the CPU the workspace depends on it
-    threads: as many as may be used on the CPU; torch.get_num_threads(), but no more than there are cores, if omitted
+    threads: how many threads may be used on the CPU; by default torch.get_num_threads(), but no more than cores
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
-    strategy: for CUDA: "auto", "stepwise" or "persistent"; as `use_strategy` says if omitted
-    batch_invariant: for the CPU: as `set_batch_invariant` says if omitted
+    strategy: for CUDA: "auto", "stepwise" or "persistent"; by default that of `use_strategy`
+    batch_invariant: for the CPU: by default that of `set_batch_invariant`
 
-    Raises ValueError for an unknown cell, device or strategy, for a size that no layer has, and for a strategy that
-    cannot run the layer on the device, with the numbers that forbid it.
+    Raises ValueError for an unknown cell, device or strategy, for an invalid size, and for a strategy that cannot run the
+    layer on the device, with the numbers that forbid it.
     """
     given, cell = cell, {"rnn": "rnn_tanh"}.get(str(cell).lower(), str(cell).lower())
     if cell not in _ops.CELLS:
@@ -188,7 +190,8 @@ def plan(
 def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
     """A CUDA device's name, and its figures.
 
-    They are its capability, multiprocessors, shared bytes a block, largest cluster and, if known, clusters of each size at once.
+    These are its capability, multiprocessors, shared memory per block, largest cluster and, if known, how many clusters of
+    each size run at once.
     """
     known = _ops._C.cuda_devices()
     if device in known:
@@ -211,7 +214,10 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
 
 
 class _Setting:
-    """Made at once, for the whole process; as a context manager until its end. A subclass has `_get` and `_set`."""
+    """Takes effect at once, for the whole process; as a context manager, until its end.
+
+    A subclass has `_get` and `_set`.
+    """
 
     def __init__(self, value) -> None:
         self._before = self._get()
@@ -225,16 +231,18 @@ class _Setting:
 
 
 class set_batch_invariant(_Setting):
-    """Whether, on the CPU, the bits of a row's results may not depend on how many rows share its batch.
+    """Make a sequence's bits independent of its batch (CPU).
 
-    A few rows in all, up to 40 of at most 12 steps, a single one of 20, are faster by products that sum in another order
-    than those of many: up to five times, of T = 2 and B = 1; and so is a single row of any number of steps, by up to a
-    seventh. With set_batch_invariant(True) they are not taken, and a row's outputs and gradients have the same bits in any
-    batch, though a single step, where no row has more, others than the same step of a longer sequence. By either setting
-    bits do not depend on the number of threads, and are the same from run to run.
+    By default, small inputs (up to 40 rows in all and 12 steps; 20 steps for one sequence) use a faster product with
+    another summation order. It is up to five times as fast (at T = 2 and B = 1). A single sequence of any length uses
+    yet another order, up to a seventh faster. With set_batch_invariant(True), a sequence's outputs and the gradients of its
+    inputs and initial states have the same bits in any batch. One exception remains: a call whose longest sequence has one
+    time step may give other bits than the same step in a longer call. Gradients of the weights are sums over the batch.
 
-    Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
-    until its end, like torch.set_grad_enabled. False to begin with. CUDA knows no such choice.
+    With either setting, bits do not depend on the number of threads and are the same from run to run.
+
+    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context manager,
+    until its end, like torch.set_grad_enabled. The default is False. No effect on CUDA.
     """
 
     _get, _set = staticmethod(_ops._C.batch_invariant), staticmethod(_ops._C.set_batch_invariant)
@@ -244,18 +252,17 @@ class set_batch_invariant(_Setting):
 
 
 def is_batch_invariant() -> bool:
-    """What `set_batch_invariant` has set."""
+    """Return what `set_batch_invariant` has set."""
     return _ops._C.batch_invariant()
 
 
 class use_strategy(_Setting):
-    """By which strategy layers run on CUDA: "auto", "stepwise" or "persistent".
+    """Run layers on CUDA by one strategy: "auto", "stepwise" or "persistent".
 
-    A layer that the strategy cannot serve raises ValueError with the numbers that forbid it. The CPU knows no such
-    choice.
+    A layer that the strategy cannot run raises ValueError with the numbers that forbid it. No effect on the CPU.
 
-    Takes effect at once, for the whole process, because the backward runs on threads of autograd; as a context manager
-    until its end, like torch.set_grad_enabled. "auto" to begin with.
+    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context
+    manager, until its end, like torch.set_grad_enabled. The default is "auto".
 
     Raises ValueError for an unknown name.
     """

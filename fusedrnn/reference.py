@@ -1,8 +1,8 @@
 """One recurrent layer, step by step, in plain differentiable torch operations.
 
-Computes what `torch.ops.fusedrnn.layer` computes, from the same arguments: the oracle of the tests and, being
-differentiable as often as one likes, the basis of the op's double backward. Assumes arguments that the op would
-accept (it checks nothing) and favours clarity over speed. Sums are taken in float32, or in float64 for float64 input.
+Computes what `torch.ops.fusedrnn.layer` computes, from the same arguments. It is the oracle of the tests and, because it can
+be differentiated any number of times, the basis of the op's double backward. It checks no arguments and favours clarity
+over speed. Sums are computed in float32, or in float64 for float64 input.
 """
 
 from __future__ import annotations
@@ -60,16 +60,16 @@ def layer(
     """Run one layer in all its directions and return (y, h_n, c_n, c).
 
     x: (T, B, I), or (N, I) with batch_sizes — input sequence
-    h_0: (D, B, P) — first state, None for zeros; P is H without projection
-    c_0: (D, B, H) — first cell state of an LSTM, None for zeros
+    h_0: (D, B, P) — initial state, None for zeros; P is H without projection
+    c_0: (D, B, H) — initial cell state of an LSTM, None for zeros
     weights: D tensors each, in torch.nn's layout — w_ih, w_hh, b_ih and b_hh or neither, w_hr or not, one after the other
-    batch_sizes: (T,) int64 on the CPU — rows of each step of a packed x
-    lengths: (B,) integer — steps of each row of a padded x
-    reset: (T, B), or (N,) when packed, bool — where true, the sequence is cut before that step
+    batch_sizes: (T,) int64 on the CPU — rows of a packed x at each time step
+    lengths: (B,) integer — time steps of each sequence of a padded x
+    reset: (T, B), or (N,) when packed, bool — where true, the state is reset before that step
     cell: one of CELLS
     reverse: D bools — which directions run from the end
-    reset_to_hx: whether a cut sequence starts again from h_0, c_0 instead of zeros
-    cell_states: whether to return every c_t
+    reset_to_hx: whether the state is reset to h_0, c_0 instead of zeros
+    cell_states: whether to return the cell states of all time steps
 
     Returns y (T, B, D*P), h_n (D, B, P), c_n (D, B, H), c (T, B, D*H) float32 or float64; what a cell
     does not have, or was not asked for, has shape (0,).
@@ -150,7 +150,7 @@ def direction(x, h_0, c_0, w_ih, w_hh, b_ih, b_hh, w_hr, alive, reset, cell, rev
 
 
 def packed_rows(batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Step and batch index of every row of a PackedSequence: two (N,) int64 tensors."""
+    """Time step and batch index of every row of a PackedSequence: two (N,) int64 tensors."""
     steps = torch.repeat_interleave(torch.arange(batch_sizes.size(0), device=batch_sizes.device), batch_sizes)
     first = batch_sizes.cumsum(0) - batch_sizes
     return steps, torch.arange(steps.size(0), device=steps.device) - first[steps]

@@ -231,6 +231,16 @@ def test_rows_that_others_disturbed_are_marked_and_said_to_be_in_the_mean(capsys
     assert f"marked *, but in the mean: 2 of {len(result['results'])} rows" in printed
 
 
+def test_the_glance_has_the_means_of_quick_grids_and_counts_losses():
+    result = imagined() | {"machine": "zen9"}
+    result["environment"] |= {"command": "python -m benchmarks", "build": {"cpu kernels": "avx2"}}
+    full = {**result, "environment": {**result["environment"], "command": "python -m benchmarks --suite full"}}
+    lines = readme.glance(result, full)
+    [line] = (line for line in lines if line.startswith("| zen9"))
+    assert line.startswith("| zen9, avx2, 2 threads | **2.00** (2.00) | **1.54** (0.25) | **2.00** (2.00) |")
+    assert "was faster in 2, by at most 300.0 %" in " ".join(lines)
+
+
 def test_the_table_of_costs_says_what_a_step_and_what_is_left_out_take():
     case = Case("rnn", 2, 50, 8, ragged="lengths")
     rows = [row(Case("rnn", 1, 1, 8, form="cell"), "step", 4e-6, 2e-6), row(case, "infer", 9e-4, 1e-4)]
@@ -258,8 +268,8 @@ def test_rows_that_fall_short_are_told_apart_by_what_the_machine_allows():
     for record, limit in zip(rows, (0.9, 0.78, 0.6, 0.6)):
         record["limit_s"] = limit  # of 0.9 s, the fastest decile
     lines = readme.short_of_goals({"environment": {"command": "python -m benchmarks"}, "results": rows})
-    assert lines[0].startswith("Of 4 rows 3 fall short of their goal. Of 1 of them the goal lies beyond the limit")
-    assert lines.index("1 stand at 85 % of the limit and more:") < lines.index("The other 1:")
+    assert lines[0].startswith("3 of 4 measurements fall short of their goal. For 1 of them the goal lies beyond the")
+    assert lines.index("1 reach at least 85 % of the limit:") < lines.index("The other 1:")
     found = [line for line in lines if line.startswith("| gru")]
     assert found == [
         "| gru B=4 T=10 H=128 step | quick | 4.80 | 5.0 | 4.80 | 100 % |",
@@ -349,7 +359,7 @@ def test_a_result_of_held_back_instruction_sets_says_so_and_holds_all_or_none(mo
     assert f"{machine.INSTRUCTION_SETS[0]}=avx2 " in readme.taken(result)
     assert "FUSEDRNN_ISA=avx2" in readme.held_back(result, result)[0] and len(readme.held_back(result, result)) == 2
     line, _ = readme.held_back(result, result, result | {"machine": "zen8"})
-    assert line.startswith("zen9, avx2; zen8, avx2: a processor that has more, held to it with `")
+    assert line.startswith("zen9, avx2; zen8, avx2: all libraries restricted to an older instruction set than the processor's, with `")
     result["environment"]["told"] = {"FUSEDRNN_ISA": "avx2"}
     assert readme.committed(result, "zen9") is None, "the others had more"
     result["environment"]["told"] = None

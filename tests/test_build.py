@@ -163,6 +163,26 @@ def test_an_unknown_openmp_request_and_windows_are_refused(setup):
         setup.openmp_flags(None, "win32")
 
 
+@pytest.mark.parametrize("named", [None, "CUDA_HOME", "CUDA_PATH"])
+def test_a_wrapper_of_nvcc_says_where_its_toolkit_is(named, setup, tmp_path, monkeypatch):
+    toolkit, wrapper = tmp_path / "cuda", tmp_path / "bin" / "nvcc"
+    for path, text in (
+        (toolkit / "include" / "cuda_runtime_api.h", ""),
+        (toolkit / "bin" / "nvcc", "#!/bin/sh\necho '#$ _SPACE_=' >&2; echo '#$ TOP=%s/bin/..' >&2\n" % toolkit),
+        (wrapper, f'#!/bin/sh\nexec {toolkit}/bin/nvcc "$@"\n'),
+    ):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    given = {named: "/elsewhere"} if named else {}
+    monkeypatch.setenv("PATH", str(wrapper.parent))
+    assert setup.cuda_home(given) == (None if named else str(toolkit))
+    monkeypatch.setenv("PATH", str(toolkit / "bin"))
+    assert setup.cuda_home({}) is None, "torch finds that one itself"
+    monkeypatch.setenv("PATH", str(toolkit))
+    assert setup.cuda_home({}) is None
+
+
 def test_a_missing_compiler_is_named_with_how_to_get_one(setup, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     for request, program in ((None, "c++"), ("", "c++"), ("ccache g++ -m64", "ccache")):

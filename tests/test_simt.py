@@ -1,7 +1,7 @@
 """The executor that runs CUDA kernels on the host: it shows every planted fault, and none where there is none.
 
-The right kernels run on a GPU as well where there is one, so that both sides of csrc/cuda/primitives.cuh
-are held to the same results.
+The kernels are run as the host's compiler makes them and as nvcc does, whose PTX is interpreted; the right ones on
+a GPU as well where there is one. So both sides of csrc/cuda/primitives.cuh are held to the same results.
 """
 
 import ctypes
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from simt import ptx
 
 TESTS = Path(__file__).parent
-SOURCES = [TESTS / "simt" / "faults.cu", TESTS / "simt" / "executor.cpp"]
+SOURCES = [TESTS / "simt" / name for name in ("faults.cu", "executor.cpp", "ptx.cpp", "ptx_parse.cpp")]
 CSRC = TESTS.parent / "csrc"
 HEADERS = [*sorted((TESTS / "simt").glob("*.h")), CSRC / "cuda" / "primitives.cuh", CSRC / "core" / "config.h"]
 HOST = ["g++", "-x", "c++", "-std=c++20", "-O2", "-g1", "-Wall", "-Wextra", "-DFUSEDRNN_SIMT", f"-I{TESTS}"]
@@ -41,14 +42,16 @@ def built(name, command):
 class Kernels:
     """The exported functions: tensors go in as addresses, errors come out as text."""
 
-    def __init__(self, path, device):
-        self.library, self.device = ctypes.CDLL(path), device
+    def __init__(self, path, device, interpreted=False):
+        self.library, self.device, self.interpreted = ctypes.CDLL(path), device, interpreted
 
     def __getattr__(self, name):
         function = getattr(self.library, f"run_{name}")
         function.restype = ctypes.c_char_p
 
         def call(*args):
+            if self.device.type == "cpu":
+                self.library.simt_ptx_use(self.interpreted)
             convert = {torch.Tensor: lambda t: ctypes.c_void_p(t.data_ptr()), bool: ctypes.c_bool, int: ctypes.c_int}
             error = function(*(a if type(a) not in convert else convert[type(a)](a) for a in args)).decode()
             if self.device.type == "cuda":
@@ -73,13 +76,24 @@ def nvcc():
     return shutil.which("nvcc") or pytest.skip("needs nvcc")
 
 
-@pytest.fixture
-def right(device, host):
+@pytest.fixture(scope="session")
+def interpreted(host):
+    if not shutil.which("nvcc"):
+        pytest.skip("needs nvcc")
+    path = host.library._name
+    ptx.bind(path, [ptx.compiled(SOURCES[0], "sm_90a")])
+    return Kernels(path, host.device, interpreted=True)
+
+
+@pytest.fixture(params=["source", "ptx"])
+def right(request, device, host):
     """The kernels on the device: as they are, and so are their results to be."""
+    if request.param == "ptx":
+        return request.getfixturevalue("interpreted") if device.type == "cpu" else pytest.skip("has a GPU to run it")
     if device.type == "cpu":
         return host
     arch = "sm_{}{}".format(*torch.cuda.get_device_capability())
-    command = [nvcc(), "-std=c++17", f"-arch={arch}", "-shared", "-Xcompiler=-fPIC", SOURCES[0]]
+    command = [nvcc(), "-std=c++17", f"-arch={arch}", "-shared", "-Xcompiler=-fPIC", SOURCES[0]]  # no executor
     return Kernels(built("faults-cuda.so", command), device)
 
 
@@ -162,6 +176,18 @@ def grid_sum(kernels, blocks, cooperative, ok, device="cpu"):
 
 def test_a_flag_set_before_the_block_is_done_shows(right, device):
     only_the_faulty(right, lambda ok: grid_sum(right, 6, True, ok, device), False)
+
+
+def test_a_flag_that_releases_nothing_shows_in_weak_memory(right, device):
+    x, y, partial = numbers(6, 64, device=device), nan(6, device=device), nan(6, 64, device=device)
+    counter = torch.zeros(1, dtype=torch.int32, device=device)
+
+    def run(ok):
+        error = right.grid_sum_relaxed(x, partial.fill_(torch.nan), counter.zero_(), y, 6, 64, ok)
+        return error, y, x.sum().expand(6)
+
+    assert wrong_seeds(right, lambda: run(True)) == []
+    assert bool(wrong_seeds(right, lambda: run(False))) is right.interpreted or device.type == "cuda"
 
 
 # -- dead-locks -------------------------------------------------------------------------------------------

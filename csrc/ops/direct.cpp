@@ -233,6 +233,14 @@ std::vector<std::vector<Tensor>> weights_of(Attributes& parameters, PyObject* na
   return parameters.plain() ? layers : std::vector<std::vector<Tensor>>();
 }
 
+// Outputs as the caller wants them. Where no gradient is recorded they are no views either: one of those may not be changed in
+// place later by what needs a gradient.
+Tensor batch_first_again(const Tensor& t) {
+  std::optional<at::AutoDispatchBelowADInplaceOrView> no_view;
+  if (!at::GradMode::is_enabled()) no_view.emplace();
+  return t.transpose(0, 1);
+}
+
 // (attributes, input, states, lengths, reset, reset_to, cell_states, recompute) -> (y, h_n, c_n, c), or None where anything is
 // out of the ordinary: for Python to say what it is, or to do.
 PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
@@ -297,7 +305,7 @@ PyObject* module(PyObject*, PyObject* const* given, Py_ssize_t count) {
       if (dropout != 0 && training && i + 1 < L) x = at::dropout(x, dropout, true);
     }
     if (cell_states) c = c.to(x.scalar_type());
-    if (batch_first) x = x.transpose(0, 1), c = cell_states ? c.transpose(0, 1) : c;
+    if (batch_first) x = batch_first_again(x), c = cell_states ? batch_first_again(c) : c;
     return std::make_tuple(x, L == 1 ? h_ns[0] : at::cat(h_ns), L == 1 ? c_ns[0] : at::cat(c_ns), c);
   });
   return wrap(std::move(results));
@@ -329,6 +337,17 @@ PyObject* cell_module(PyObject*, PyObject* const* given, Py_ssize_t count) {
   END_HANDLE_TH_ERRORS
 }
 
+// (weight) -> in autocast's dtype, as its device's operations get it: cast once in a region where autocast keeps what it casts.
+PyObject* autocast(PyObject*, PyObject* const* given, Py_ssize_t count) {
+  HANDLE_TH_ERRORS
+  TORCH_CHECK(count == 1 && THPVariable_Check(given[0]), "autocast takes a tensor");
+  const Tensor weight = THPVariable_Unpack(given[0]);
+  const at::DeviceType device = weight.device().type();
+  const at::ScalarType type = at::autocast::get_autocast_dtype(device);
+  return THPVariable_Wrap(at::autocast::cached_cast(type, weight, device).to(type));
+  END_HANDLE_TH_ERRORS
+}
+
 template <PyObject* (*kFunction)(PyObject*, PyObject* const*, Py_ssize_t)>
 PyMethodDef method(const char* name) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(kFunction)), METH_FASTCALL, nullptr};
@@ -339,10 +358,10 @@ PyMethodDef method(const char* name) {
 py::object direct(const std::string& name, const py::object& general) {
   // As long-lived as their functions.
   static PyMethodDef methods[] = {method<layer>("layer"), method<cell>("cell"), method<module>("module"),
-                                  method<cell_module>("cell_module")};
+                                  method<cell_module>("cell_module"), method<autocast>("autocast")};
   for (PyMethodDef& m : methods)
     if (name == m.ml_name) return py::reinterpret_steal<py::object>(PyCFunction_New(&m, general.ptr()));
-  throw std::invalid_argument("direct knows layer, cell, module and cell_module; got '" + name + "'");
+  throw std::invalid_argument("direct knows layer, cell, module, cell_module and autocast; got '" + name + "'");
 }
 
 }  // namespace fusedrnn::ops

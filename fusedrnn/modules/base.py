@@ -1,11 +1,11 @@
-"""What the layers share: from torch.nn's calling conventions to `fusedrnn.functional`'s one, and back.
+"""What the layers share: conversion from torch.nn's calling conventions to that of `fusedrnn.functional`, and back.
 
-torch.nn's modules stay in charge of everything but the forward pass: constructor, initialisation, parameter names,
-serialisation, repr and argument checks are inherited. No attribute is added to an instance, so that a torch.nn module
-becomes one of ours by nothing but a change of its class (see `fusedrnn.convert`).
+Everything except the forward pass is inherited from torch.nn's modules: constructor, initialisation, parameter names,
+serialisation, repr and argument checks. No attribute is added to an instance, so that a change of its class turns a
+torch.nn module into one of ours (see `fusedrnn.convert`).
 
-Weights are read by name at every call, never from torch.nn's list of them (`_flat_weights`): that list goes stale
-under functional_call, weight_norm and parametrizations.
+Weights are read by name in every call, never from torch.nn's list of them (`_flat_weights`), which goes stale under
+functional_call, weight_norm and parametrizations.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _call = _ops.direct("module", None)
 
 
 def weights_of(module: Ours, names: Sequence[str]) -> list[Tensor | None]:
-    """Return the weights of those names as they stand now: parameters, or what a reparametrisation puts in their place."""
+    """Return the current weights of those names: parameters, or what a reparametrisation puts in their place."""
     plain = module._parameters if module._weights_are_plain else {}  # an eighth of getattr's time
     return [plain[name] if name in plain else getattr(module, name) for name in names]
 
 
 def refuse_tracers(input) -> None:
-    """Say what to do to those who trace torch.nn's classes: our forward would only confuse them."""
+    """Raise NotImplementedError under tracers that know torch.nn's classes but cannot follow our forward."""
     if torch.jit.is_tracing():
         _refuse("torch.jit.trace, or ONNX export without dynamo=True,", "torch.export or dynamo=True")
     if isinstance(input, torch.fx.Proxy):
@@ -50,7 +50,7 @@ def _refuse(tool: str, instead: str) -> None:
 
 
 class Ours:
-    """Mixed into every module of ours."""
+    """Mixed into every fusedrnn module."""
 
     _weights_are_plain = True  # or a subclass has a say in what is read under their names, as Pyro's modules have
 
@@ -61,7 +61,7 @@ class Ours:
         cls._weights_are_plain = by_torch and cls.__getattribute__ is object.__getattribute__ and not by_class
 
     def __prepare_scriptable__(self):
-        """Answer torch.jit.script, which asks for this before it reads any source."""
+        """Refuse torch.jit.script, which calls this before it reads any source."""
         _refuse("torch.jit.script", "torch.export")
 
     def _slow_forward(self, *args, **kwargs):
@@ -76,7 +76,7 @@ _TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden
 class Recurrent(Ours):
     """The forward pass of a layer, mixed into a subclass of torch.nn.RNNBase.
 
-    recompute: whether to keep no gates for the backward but compute them again there; may be set at any time
+    recompute: recompute the gates in the backward instead of saving them; may be set at any time
     """
 
     recompute = False
@@ -97,12 +97,12 @@ class Recurrent(Ours):
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def flatten_parameters(self) -> None:
-        """Do nothing: torch.nn gathers the weights into one block for cuDNN; our kernels take them as they are."""
+        """Do nothing. torch.nn gathers the weights into one block for cuDNN; our kernels read them where they are."""
 
     def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
         """Check the input as torch.nn does, against the weights in use rather than `_flat_weights`.
 
-        Raises ValueError for a dtype that is not the weights', RuntimeError for a wrong rank or size.
+        Raises ValueError if its dtype differs from the weights', RuntimeError for a wrong rank or size.
         """
         if self._weights_are_plain and not parametrize.is_parametrized(self, "weight_ih_l0"):
             # what is made anew whenever it is asked for is checked once it is (`_run_layers`)
@@ -116,11 +116,10 @@ class Recurrent(Ours):
             )
 
     def plan(self, input: Tensor | PackedSequence) -> list[Plan | CudaPlan]:
-        """Return how each layer would run this input, where it is and as autocast and `use_strategy` have it now.
+        """Return how each layer would run this input, on its device and under the current autocast and `use_strategy`.
 
-        input: as `forward` takes it; its values do not matter
-
-        A PackedSequence is planned for as if all its sequences were as long as the longest.
+        input: as for `forward`; its values do not matter. A PackedSequence is planned as if all its sequences were as
+            long as the longest
         """
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
@@ -148,9 +147,9 @@ class Recurrent(Ours):
         return weights
 
     def _run(self, input, states, lengths, reset, reset_to, cell_states=False):
-        """Run the layer as it was called and return y, h_n, c_n and c in the caller's layout.
+        """Run all layers and return y, h_n, c_n and c in the caller's layout.
 
-        states: the first states, (h_0,) or an LSTM's hx as it was given, or None
+        states: the initial states: the tuple (h_0,), or an LSTM's hx as it was given, or None
         """
         if self._checks_are_ours and self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
@@ -181,7 +180,7 @@ class Recurrent(Ours):
             if self.mode == "LSTM":
                 c_n, c = c_n.squeeze(1), c.squeeze(1) if cell_states else c
         elif self.batch_first:
-            y, c = y.transpose(0, 1), c.transpose(0, 1) if cell_states else c
+            y, c = _batch_first_again(y), _batch_first_again(c) if cell_states else c
         return y, h_n, c_n, c
 
     def _run_packed(self, input, states, lengths, reset, reset_to, cell_states):
@@ -189,16 +188,21 @@ class Recurrent(Ours):
             raise ValueError("lengths belong to a padded input; a PackedSequence brings its own")
         x, batch_sizes, sorted_indices, unsorted_indices = input
         self._check(x, states, batch_sizes)
-        if states is not None and sorted_indices is not None:
-            states = [state.index_select(1, sorted_indices) for state in states]
+        if states is not None:
+            states = self._permuted(states, sorted_indices)
         if reset is not None:
             reset = _as_packed_reset(reset, input)
         y, h_n, c_n, c = self._run_layers(x, states, batch_sizes, None, reset, reset_to, cell_states)
-        if unsorted_indices is not None:
-            h_n = h_n.index_select(1, unsorted_indices)
-            c_n = c_n.index_select(1, unsorted_indices) if self.mode == "LSTM" else c_n
+        if self.mode == "LSTM":
+            h_n, c_n = self._permuted((h_n, c_n), unsorted_indices)
+        else:
+            (h_n,) = self._permuted((h_n,), unsorted_indices)
         y, c = (PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in (y, c))
         return y, h_n, c_n, c
+
+    def _permuted(self, states, order):
+        hidden = self.permute_hidden(tuple(states) if self.mode == "LSTM" else states[0], order)  # a subclass's, perhaps
+        return hidden if self.mode == "LSTM" else (hidden,)
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
         h_0, c_0 = (None, None) if states is None else states if self.mode == "LSTM" else (*states, None)
@@ -234,9 +238,9 @@ class Recurrent(Ours):
 
 
 def constructor(shown: Constructor) -> Constructor:
-    """Make a layer's constructor of what help() and type checkers are to see of it, from whom torch.nn's own hides it.
+    """Make a layer's constructor with a signature for help() and type checkers; torch.nn's shows only *args, **kwargs.
 
-    Arguments are handed on as they are given: torch.nn is to read and refuse them.
+    Arguments are passed on unchanged: torch.nn reads and refuses them.
     """
 
     @functools.wraps(shown)
@@ -244,6 +248,17 @@ def constructor(shown: Constructor) -> Constructor:
         Recurrent.__init__(self, *args, **kwargs)
 
     return __init__
+
+
+def _batch_first_again(y: Tensor) -> Tensor:
+    """Return y (B, T, ...) of (T, B, ...).
+
+    Where no gradient is recorded it is no view, which could not be changed in place later.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return y.transpose(0, 1)
+    with torch._C._AutoDispatchBelowADInplaceOrView():
+        return y.transpose(0, 1)
 
 
 def _check_dtype(input: Tensor, weight: Tensor) -> None:
@@ -263,7 +278,7 @@ def _batched_state(state: Tensor, batched: bool) -> Tensor:
 
 
 def _as_lengths(lengths: Lengths | int, B: int, batched: bool) -> Tensor:
-    """Check what only the caller's layout shows, and return lengths (B,); the op checks their values."""
+    """Check lengths against the caller's layout and return them as (B,); the op checks their values."""
     lengths = functional.lengths_as_tensor(lengths)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers; got {lengths.dtype}")

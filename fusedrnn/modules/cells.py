@@ -1,6 +1,6 @@
-"""RNNCell, LSTMCell and GRUCell: torch.nn's cells, one step each, with our forward pass.
+"""RNNCell, LSTMCell and GRUCell: torch.nn's cells, which run one time step per call, with our forward pass.
 
-Constructor, parameters and everything else are torch.nn's. Weights are read by name at every call.
+Everything else, such as constructor and parameters, is torch.nn's. Weights are read by name in every call.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Cell(Ours):
-    """What the cells share, mixed into a subclass of torch.nn.RNNCellBase. A call takes about as long as its step."""
+    """What the cells share, mixed into a subclass of torch.nn.RNNCellBase."""
 
     def _step(self, cell: str, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Run one step and return h and, of an LSTM, c: (B, H), or (H,) of an input without B."""
+        """Run one time step and return h and, for an LSTM, c: (B, H), or (H,) for an input without B."""
         if self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, cell, input, h_0, c_0)
             if results is not None:
@@ -41,7 +41,7 @@ class Cell(Ours):
         return True
 
     def _batched(self, input: Tensor, h_0: Tensor | None, c_0: Tensor | None) -> list[Tensor | None]:
-        """Say, in torch.nn's words, what does not fit; or return input and states with a batch dimension."""
+        """Return input and states with a batch dimension, or raise torch.nn's error for what does not fit."""
         states = [state for state in (h_0, c_0) if state is not None]
         names = ("hx[0]", "hx[1]") if len(states) == 2 else ("hidden",)
         for name, tensor in zip(("input", *names), (input, *states)):
@@ -66,7 +66,7 @@ class Cell(Ours):
 
 
 class RNNCell(Cell, torch.nn.RNNCell):
-    """One step of an Elman RNN (tanh or relu), a drop-in torch.nn.RNNCell.
+    """One time step of an Elman RNN (tanh or relu), a drop-in torch.nn.RNNCell.
 
     input_size, hidden_size, bias, nonlinearity, device, dtype: torch.nn's
 
@@ -74,12 +74,12 @@ class RNNCell(Cell, torch.nn.RNNCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
+        """Return the next state (B, H) from input (B, I) and state (B, H); or all without B, for a single sample."""
         return self._step(functional.cell_of(self.nonlinearity), input, hx, None)[0]
 
 
 class GRUCell(Cell, torch.nn.GRUCell):
-    """One step of a GRU, a drop-in torch.nn.GRUCell.
+    """One time step of a GRU, a drop-in torch.nn.GRUCell.
 
     input_size, hidden_size, bias, device, dtype: torch.nn's
 
@@ -87,12 +87,12 @@ class GRUCell(Cell, torch.nn.GRUCell):
     """
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """Return the next state (B, H) from input (B, I) and state (B, H); all without B for one sample."""
+        """Return the next state (B, H) from input (B, I) and state (B, H); or all without B, for a single sample."""
         return self._step("gru", input, hx, None)[0]
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
-    """One step of an LSTM, a drop-in torch.nn.LSTMCell.
+    """One time step of an LSTM, a drop-in torch.nn.LSTMCell.
 
     input_size, hidden_size, bias, device, dtype: torch.nn's
 
@@ -100,7 +100,7 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
     """
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); all without B for one sample."""
+        """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); or all without B, for one sample."""
         if hx is not None and type(hx) is not tuple:
             refuse_tracers(input)  # whose stand-ins have no length
         h_0, c_0 = (None, None) if hx is None else functional.pair(hx)

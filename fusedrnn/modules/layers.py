@@ -1,7 +1,9 @@
-"""RNN, LSTM and GRU: torch.nn's layers with our forward pass and three more arguments to it.
+"""RNN, LSTM and GRU: torch.nn's layers with our forward pass, which takes more arguments.
 
-Constructor, parameters and everything else are torch.nn's (see `base`). Results are torch.nn's to rounding.
-Differences: T = 0 gives an empty output and h_n = h_0 where torch.nn raises.
+Everything else, such as constructor and parameters, is torch.nn's (see `base`). Results equal torch.nn's up to rounding.
+For T = 0, where torch.nn raises, the output is empty and h_n = h_0. README.md and docs/differences.md list the differences.
+
+T: time steps, B: sequences, I: input size, H: hidden size, L: layers, D: directions, P: size of an output (proj_size or H)
 """
 
 from __future__ import annotations
@@ -21,15 +23,16 @@ Rows = TypeVar("Rows", bound=Tensor | PackedSequence)
 Forward = TypeVar("Forward", bound=Callable[..., Any])
 
 _WHAT_ALL_TAKE = """
-lengths: (B,) integer tensor, list or array, or one number for an unbatched input — row b ends after lengths[b]
-    steps, where its reverse direction starts; padding comes out as zeros; any order and device, 0 allowed
-reset: bool tensor, list or array of the input's leading dimensions, or packed as the input is — where true, every
-    direction starts afresh between this step and the one before, and no gradient passes
-reset_to: "zeros" or "hx" — what it starts afresh from
+lengths: (B,) integer tensor, list or array, or one number for an unbatched input — sequence b ends after lengths[b]
+    steps. Outputs past its end are zero, its final state is that of its last step, and the reverse direction starts at
+    that step. In any order, on any device; 0 is allowed
+reset: bool tensor, list or array, of the shape of the input's leading dimensions, or packed as the input is — where
+    true, the state is reset between this step and the one before, in every direction, and no gradient flows across
+reset_to: "zeros" or "hx" — the state to reset to. With "hx", gradients flow to hx; if hx is omitted it means zeros
 
-Raises what torch.nn raises for input and hx, ValueError for lengths that are not integers, not one a row, negative
-or above T, for lengths beside a PackedSequence, for a reset of another shape, dtype or packing, and for an unknown
-reset_to.
+Raises what torch.nn raises for input and hx; ValueError for lengths that are not integers, not one per sequence,
+negative or above T, for lengths together with a PackedSequence, for a reset of another shape, dtype or packing, and for
+an unknown reset_to.
 """
 
 
@@ -42,7 +45,7 @@ class RNN(Recurrent, torch.nn.RNN):
     """Elman RNN (tanh or relu), a drop-in torch.nn.RNN with fused kernels.
 
     input_size, hidden_size, num_layers, nonlinearity, bias, batch_first, dropout, bidirectional, device, dtype: torch.nn's
-    recompute: as in LSTM, but without effect: an RNN has no gates to keep
+    recompute: accepted as in LSTM, but without effect: an RNN has no gates
 
     Source: torch.nn.RNN's documentation, for the constructor's arguments and the formula.
     """
@@ -64,10 +67,10 @@ class RNN(Recurrent, torch.nn.RNN):
         reset: Flags | PackedSequence | None = None,
         reset_to: ResetTo = "zeros",
     ) -> tuple[Rows, Tensor]:
-        """Run the layer over a sequence and return the output and the last state h_n.
+        """Run the layer over whole sequences and return the output and the final state h_n.
 
-        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence — the sequence
-        hx: (L*D, B, H), or (L*D, H) for an unbatched input — first state; zeros if omitted
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence
+        hx: (L*D, B, H), or (L*D, H) for an unbatched input — initial state; zeros if omitted
         """
         states = None if hx is None else (hx,)
         return self._run(input, states, lengths, reset, reset_to)[:2]
@@ -77,7 +80,8 @@ class GRU(Recurrent, torch.nn.GRU):
     """Gated recurrent unit, a drop-in torch.nn.GRU with fused kernels.
 
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: torch.nn's
-    recompute: whether to keep no gates for the backward but compute them again there, in less memory and more time
+    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long sequences
+        only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time (`module.recompute = True`)
 
     Source: torch.nn.GRU's documentation, for the constructor's arguments and the formula.
     """
@@ -99,10 +103,10 @@ class GRU(Recurrent, torch.nn.GRU):
         reset: Flags | PackedSequence | None = None,
         reset_to: ResetTo = "zeros",
     ) -> tuple[Rows, Tensor]:
-        """Run the layer over a sequence and return the output and the last state h_n.
+        """Run the layer over whole sequences and return the output and the final state h_n.
 
-        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence — the sequence
-        hx: (L*D, B, H), or (L*D, H) for an unbatched input — first state; zeros if omitted
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence
+        hx: (L*D, B, H), or (L*D, H) for an unbatched input — initial state; zeros if omitted
         """
         states = None if hx is None else (hx,)
         return self._run(input, states, lengths, reset, reset_to)[:2]
@@ -112,7 +116,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
     """Long short-term memory with optional projection, a drop-in torch.nn.LSTM with fused kernels.
 
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: torch.nn's
-    recompute: whether to keep no gates for the backward but compute them again there, in less memory and more time
+    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long sequences
+        only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time (`module.recompute = True`)
 
     Source: torch.nn.LSTM's documentation, for the constructor's arguments and the formula.
     """
@@ -153,11 +158,12 @@ class LSTM(Recurrent, torch.nn.LSTM):
         reset_to: ResetTo = "zeros",
         return_cell_states: bool = False,
     ) -> tuple[Rows, tuple[Tensor, Tensor]] | tuple[Rows, tuple[Tensor, Tensor], Rows]:
-        """Run the layer over a sequence and return the output, the last states (h_n, c_n) and on request c.
+        """Run the layer over whole sequences and return the output, the final states (h_n, c_n) and on request c.
 
-        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence — the sequence
-        hx: ((L*D, B, P), (L*D, B, H)), without B for an unbatched input — first states h_0, c_0; zeros if omitted
-        return_cell_states: whether to return, third, every c_t of the last layer in the layout of the output
+        input: (T, B, I), or (B, T, I) with batch_first, or (T, I), or a PackedSequence
+        hx: ((L*D, B, P), (L*D, B, H)), without B for an unbatched input — initial states h_0, c_0; zeros if omitted
+        return_cell_states: also return, third, the cell states of all time steps of the last layer, laid out as the
+            output
         """
         y, h_n, c_n, c = self._run(input, hx, lengths, reset, reset_to, return_cell_states)
         return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))

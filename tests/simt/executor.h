@@ -49,6 +49,10 @@ const Launch& last_launch();
 // Runs thread(arguments) once for every thread of the grid; throws std::runtime_error on a fault.
 void run(const char* kernel, const Shape& shape, void (*thread)(const void* arguments), const void* arguments);
 
+// Where set, launches go there, with the host's kernel and the addresses of its arguments: ptx.cpp.
+using Instead = void (*)(const char* name, const Shape& shape, const void* kernel, void* const* arguments);
+inline Instead instead = nullptr;
+
 // -- for the running fiber ----------------------------------------------------------------------------
 [[noreturn]] void fault(const std::string& what);  // the launch ends with it
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fusedrnn import _ops
 
+from . import ptx
+
 ROOT = Path(__file__).parents[2]
 SOURCES = [
     "csrc/core/cells/list.cpp",
@@ -21,6 +23,8 @@ SOURCES = [
     "tests/simt/binding.cpp",
     "tests/simt/executor.cpp",
     "tests/simt/kernels.cpp",
+    "tests/simt/ptx.cpp",
+    "tests/simt/ptx_parse.cpp",
 ]
 KERNELS = ["tests/simt/executor.cpp", "tests/simt/kernels.cpp"]  # the others allocate what these touch
 
@@ -62,8 +66,12 @@ def host_executor(device="A100", strategy="auto", seed=0):
     """Run fusedrnn's operators on CPU tensors by the CUDA kernels, as on a device, in a drawn order of threads.
 
     device: a name of fusedrnn.plan.KNOWN_DEVICES, or figures as those of `_device_figures`
+
+    FUSEDRNN_SIMT_PTX=sm_90a, say, has the kernels' PTX for that architecture interpreted (see ptx.cpp), instead of running
+    what the host's compiler makes of their source.
     """
     simt = load()
+    ptx.use(os.environ.get("FUSEDRNN_SIMT_PTX"), simt)
     name, figures = (device, _ops._C.cuda_devices()[device]) if isinstance(device, str) else ("imagined", device)
     simt.use_device(name, *figures)
     simt.use_strategy(strategy)

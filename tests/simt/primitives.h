@@ -320,8 +320,17 @@ void launch(const char* name, const LaunchShape& shape, Stream, void (*kernel)(P
   struct Call {
     void (*kernel)(P...);
     std::tuple<P...> values;
-  } const call{kernel, std::tuple<P...>(std::forward<A>(args)...)};
-  simt::run(name, {shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative},
+  } call{kernel, std::tuple<P...>(std::forward<A>(args)...)};
+  const simt::Shape grid{shape.blocks, shape.threads, shape.shared_bytes, shape.cluster, shape.cooperative};
+  if (simt::instead) {
+    return std::apply(
+        [&](P&... value) {
+          void* const arguments[] = {&value..., nullptr};
+          simt::instead(name, grid, reinterpret_cast<const void*>(kernel), arguments);
+        },
+        call.values);
+  }
+  simt::run(name, grid,
             [](const void* c) { std::apply(static_cast<const Call*>(c)->kernel, static_cast<const Call*>(c)->values); },
             &call);
 }
