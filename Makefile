@@ -45,6 +45,6 @@ $(BIN)/python:
 $(STAMP): $(BIN)/python $(SOURCES)
 	@echo "Setting up $(VENV): downloads what is missing, then compiles, two to five minutes on two cores"
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet $(TORCH)
-	$(BIN)/python -m pip install --quiet 'setuptools>=77' wheel ninja
+	$(BIN)/python -m pip install --quiet setuptools wheel ninja
 	$(BIN)/python -m pip install --quiet --no-build-isolation -e ".[test,demo,bench]"
 	touch $@

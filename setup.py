@@ -14,12 +14,12 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import setuptools
+from setuptools import setup
 
 ROOT = Path(__file__).resolve().parent
 OLDER_THAN_AMPERE = ("Kepler", "Maxwell", "Pascal", "Volta", "Turing")  # names that torch knows
 HOW_TO_GET_TORCH = (
-    "pip install torch==2.13.0 (or the build for your CUDA) 'setuptools>=77' wheel ninja, "
+    "pip install torch==2.13.0 (or the build for your CUDA) setuptools wheel ninja, "
     "then: pip install --no-build-isolation -e ."
 )
 
@@ -78,6 +78,19 @@ def check_compiler(request):
         )
 
 
+def header_folders(environment, of_command=()):
+    """The folders in which the compiler is to look for Python.h, each once, Python's own first.
+
+    of_command: those that setuptools hands to the compiler
+    """
+    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), *of_command]
+    for variable in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"):
+        folders += environment.get(variable, "").split(os.pathsep)
+    for variable in ("CXX", "CPPFLAGS", "CFLAGS", "CXXFLAGS"):
+        folders += re.findall(r"(?<!\S)-(?:I|isystem)\s*(\S+)", environment.get(variable, ""))
+    return list(dict.fromkeys(filter(None, folders)))
+
+
 def check_headers(folders):
     """Raise SystemExit where Python.h is in none of the folders: distributions pack it apart from Python."""
     if not any(Path(folder, "Python.h").is_file() for folder in folders):
@@ -86,12 +99,6 @@ def check_headers(folders):
             f"{' or '.join(map(str, folders))}. Install them (Debian: apt install python3-dev; Fedora: dnf install "
             "python3-devel)"
         )
-
-
-def check_setuptools(version):
-    """Raise SystemExit where setuptools is too old for pyproject.toml, of which it would complain at length."""
-    if int(version.split(".")[0]) < 77:
-        raise SystemExit(f"fusedrnn: setuptools {version} is too old, 77 is needed: pip install 'setuptools>=77'")
 
 
 def find_nvcc(cuda_home):
@@ -211,8 +218,7 @@ def checked(builder, cuda=None):
     class Checked(builder):
         def run(self):
             check_compiler(os.environ.get("CXX"))
-            beside = os.environ.get("CPATH", "").split(os.pathsep)
-            check_headers([sysconfig.get_path("include"), *filter(None, beside)])
+            check_headers(header_folders(os.environ, getattr(self, "include_dirs", None) or []))
             for module in self.extensions if cuda else ():
                 module.extra_compile_args["cxx"].append(architectures_flag(cuda))  # no macro of all: nvcc would cut it at its commas
             super().run()
@@ -221,6 +227,5 @@ def checked(builder, cuda=None):
 
 
 if __name__ == "__main__":
-    check_setuptools(setuptools.__version__)
     module, builder = extension()
-    setuptools.setup(ext_modules=[module], cmdclass={"build_ext": builder})
+    setup(ext_modules=[module], cmdclass={"build_ext": builder})

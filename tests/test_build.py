@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -202,10 +203,35 @@ def test_missing_headers_of_python_are_named_with_how_to_get_them(setup, tmp_pat
     setup.check_headers(["nowhere", tmp_path])
 
 
-def test_a_setuptools_that_cannot_read_our_license_is_named(setup):
-    with pytest.raises(SystemExit, match="setuptools 65.5.0 is too old.*pip install 'setuptools>=77'"):
-        setup.check_setuptools("65.5.0")
-    setup.check_setuptools("77.0.3")
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"CPATH": "elsewhere:{}"},
+        {"C_INCLUDE_PATH": "{}"},
+        {"CPLUS_INCLUDE_PATH": ":{}"},
+        {"CXX": "c++ -isystem {}"},
+        {"CPPFLAGS": "-O2 -I{} -g"},
+        {"CFLAGS": "-I {}"},
+        {"CXXFLAGS": "-I{}"},
+    ],
+    ids="".join,
+)
+def test_headers_are_looked_for_where_the_compiler_finds_them(given, setup, tmp_path):
+    folders = setup.header_folders({name: value.format(tmp_path) for name, value in given.items()})
+    assert str(tmp_path) in folders and "" not in folders
+
+
+def test_headers_are_looked_for_where_python_and_setuptools_say_they_are(setup, monkeypatch):
+    monkeypatch.setattr(setup.sysconfig, "get_path", lambda name: f"/of/{name}")
+    own = ["/of/include", "/of/platinclude"]
+    assert setup.header_folders({"CPATH": "/a"}, ["/of/include", "/b"]) == [*own, "/b", "/a"]
+
+
+def test_an_older_setuptools_can_read_the_metadata():
+    """Of 65 and of 70, as images for GPUs have it: project.license as SPDX's name takes 77."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"setuptools>=65"' in text and not re.search("^license", text, re.MULTILINE)
+    assert "License :: OSI Approved :: BSD License" in text
 
 
 def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path, monkeypatch):
@@ -220,7 +246,8 @@ def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path,
     (tmp_path / "c++").touch(mode=0o755)
     with monkeypatch.context() as without:
         without.setattr(setup.sysconfig, "get_path", lambda name: str(tmp_path))
-        without.delenv("CPATH", raising=False)
+        for variable in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "CPPFLAGS", "CFLAGS", "CXXFLAGS"):
+            without.delenv(variable, raising=False)
         with pytest.raises(SystemExit, match="no headers of Python"):
             setup.checked(Builder)().run()
     with pytest.raises(AssertionError, match="compiles"):

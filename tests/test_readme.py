@@ -40,10 +40,9 @@ def test_make_help_lists_every_target_and_make_alone_is_the_demo():
 
 
 def test_what_a_build_needs_is_the_same_everywhere():
-    needed = "'setuptools>=77' wheel ninja"
-    assert re.search(r"\npip install (setuptools|.setuptools>=77.) wheel ninja\n", README)
+    needed = "setuptools wheel ninja"
+    assert f"\npip install {needed}\n" in README
     assert all(needed in (ROOT / place).read_text(encoding="utf-8") for place in ("setup.py", "Makefile"))
-    assert '"setuptools>=77"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
 def test_every_set_of_kernels_has_a_name_that_the_readme_lists():
