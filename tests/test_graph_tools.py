@@ -31,7 +31,15 @@ IGNORED = pytest.mark.filterwarnings(
 )
 
 
+@pytest.fixture
+def cache_of_autocast():
+    """torch's old ONNX export turns it off, and where it raises it leaves it so to the tests that follow."""
+    yield
+    torch.set_autocast_cache_enabled(True)
+
+
 @IGNORED
+@pytest.mark.usefixtures("cache_of_autocast")
 @pytest.mark.parametrize("root", [False, True], ids=["inside a model", "root"])
 @pytest.mark.parametrize("tool", TOOLS)
 @pytest.mark.parametrize("table, kind", ALL, ids=lambda value: value if isinstance(value, str) else "")
