@@ -27,8 +27,9 @@ HOW_TO_GET_TORCH = (
 def build_decision(request, torch_cuda, nvcc, toolkit, sources):
     """(with_cuda, one line that says why).
 
-    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None; toolkit: its
-    version, or None; sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be met.
+    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None; toolkit:
+    its version, or None; sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be
+    met.
     """
     if request not in (None, "", "0", "1"):
         raise SystemExit(f"fusedrnn: FUSEDRNN_CUDA must be 0 or 1; got {request!r}")
@@ -73,8 +74,8 @@ def check_compiler(request):
     program, *_ = shlex.split(request or "") or ["c++"]
     if not shutil.which(program):
         raise SystemExit(
-            f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: apt "
-            "install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
+            f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: "
+            "apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
         )
 
 
@@ -116,7 +117,8 @@ def find_nvcc(cuda_home):
 def cuda_home(environment):
     """CUDA_HOME as torch's build machinery is to have it, or None: leave it to that.
 
-    That takes the folder above nvcc's. Where nvcc is a wrapper that stands elsewhere, nvcc itself says where its toolkit is.
+    That takes the folder above nvcc's. Where nvcc is a wrapper that stands elsewhere, nvcc itself says where its
+    toolkit is.
     """
     nvcc = shutil.which("nvcc")
     if environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or not nvcc or find_nvcc(Path(nvcc).parents[1]):
@@ -141,7 +143,7 @@ def capabilities_here(cuda):
 def cuda_architectures(request, there):
     """(what torch's build machinery is to compile for, what was named but is too old for the kernels), lists of names.
 
-    request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs that are here, such as (9, 0).
+    request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs here, such as (9, 0).
     Raises SystemExit where nothing is left to compile for.
     """
     named = (request or "").replace(";", " ").split()
@@ -153,7 +155,9 @@ def cuda_architectures(request, there):
     capability = lambda name: float(re.match(r"\d+\.\d+|", name)[0] or "inf")
     old = [name for name in named if capability(name) < 8 or name.startswith(OLDER_THAN_AMPERE)]
     if old == named:
-        raise SystemExit(f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}")
+        raise SystemExit(
+            f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}"
+        )
     return [name for name in named if name not in old], old
 
 
@@ -172,7 +176,8 @@ def extension():
     cuda_sources = relative("csrc/cuda/*.cu")
     nvcc = find_nvcc(cpp_extension.CUDA_HOME)
     toolkit = nvcc and toolkit_version(nvcc)
-    with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, toolkit, len(cuda_sources))
+    request = os.environ.get("FUSEDRNN_CUDA")
+    with_cuda, why = build_decision(request, torch.version.cuda, nvcc, toolkit, len(cuda_sources))
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
     sources = [s for folder in ("core", "cpu", "ops") for s in relative(f"csrc/{folder}/**/*.cpp")]
@@ -220,7 +225,8 @@ def checked(builder, cuda=None):
             check_compiler(os.environ.get("CXX"))
             check_headers(header_folders(os.environ, getattr(self, "include_dirs", None) or []))
             for module in self.extensions if cuda else ():
-                module.extra_compile_args["cxx"].append(architectures_flag(cuda))  # no macro of all: nvcc would cut it at its commas
+                # no macro of all: nvcc would cut it at its commas
+                module.extra_compile_args["cxx"].append(architectures_flag(cuda))
             super().run()
 
     return Checked

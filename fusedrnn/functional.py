@@ -4,8 +4,8 @@ Everything is time-first: x is (T, B, I), or the (N, I) rows of a PackedSequence
 Weights are a flat sequence of `Weights`, layer by layer and, within a layer, direction by direction. The op checks
 shapes, dtypes and devices. One op call runs both directions of a layer; nothing is copied around it.
 
-T: time steps, B: sequences, N: rows of a packed input, I: input size, H: hidden size, L: layers, D: directions, P: size of
-an output, which is H without a projection
+T: time steps, B: sequences, N: rows of a packed input, I: input size, H: hidden size, L: layers, D: directions, P: size
+of an output, which is H without a projection
 """
 
 from __future__ import annotations
@@ -314,8 +314,8 @@ def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
     if (b_ih is None) != (b_hh is None) or any([w is not None for w in own] != there for own in others):
         counts = (f"{name} {sum(w is not None for w in role)}" for name, role in zip(Weights._fields, zip(*weights)))
         raise RuntimeError(
-            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr if "
-            f"another has one; got {', '.join(counts)}"
+            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr "
+            f"if another has one; got {', '.join(counts)}"
         )
     return [w for role in (zip(*weights) if others else [first]) for w in role if w is not None]
 
@@ -326,7 +326,7 @@ def autocasts(x: Tensor) -> bool:
 
 
 def _widest_under_autocast(cell: str, carried: Tensor) -> torch.dtype | None:
-    """Return float32 where torch.nn's cell keeps it under autocast: on the CPU, an LSTM's or GRU's with such a state."""
+    """Return float32 where torch.nn's cell keeps it under autocast: on the CPU, an LSTM or GRU with such a state."""
     if not carried.is_cpu or cell not in ("lstm", "gru"):
         return None
     widest = torch.promote_types(carried.dtype, torch.get_autocast_dtype("cpu"))

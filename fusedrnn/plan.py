@@ -21,12 +21,13 @@ class Plan:
 
     strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1
     isa: instruction set of the kernels
-    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only the unit_parts meet at a barrier in every step
-    helpers: 1 if each of these threads has a second one beside it, which computes the products of x, and d_x, for several
-        time steps at once
+    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only the unit_parts meet at a barrier in every
+        step
+    helpers: 1 if each of these threads has a second one beside it, which computes the products of x, and d_x, for
+        several time steps at once
     gradient_threads: threads that share the weights' gradients, after the time steps
-    stretch_rows: rows (time steps × sequences) that the backward processes before it adds them to the weights' gradients,
-        where it may not overwrite what was saved
+    stretch_rows: rows (time steps × sequences) that the backward processes before it adds them to the weights'
+        gradients, where it may not overwrite what was saved
     chunk: hidden units whose gates are computed together
     workspace_bytes: peak scratch memory of a call; saved_bytes: memory kept from forward to backward besides the output
     reason: why the plan is so
@@ -67,8 +68,8 @@ class CudaPass:
     For a persistent pass only, otherwise None:
     scope: which threads exchange h in every step — those of a "block", a "cluster" or the "grid"
     blocks, threads: blocks of the launch, and threads of a block
-    groups, slices: blocks = directions * groups * slices. The slices of a group divide the hidden units and meet at a barrier
-        in every step; the groups divide the batch and never meet
+    groups, slices: blocks = directions * groups * slices. The slices of a group divide the hidden units and meet at a
+        barrier in every step; the groups divide the batch and never meet
     batch, units: sequences of a group, and hidden units of a block
     tiles, tiles_in_registers: weight tiles of a warp, and how many of them are in registers rather than shared memory
     shared_bytes: shared memory of a block
@@ -160,8 +161,8 @@ def plan(
     strategy: for CUDA: "auto", "stepwise" or "persistent"; by default that of `use_strategy`
     batch_invariant: for the CPU: by default that of `set_batch_invariant`
 
-    Raises ValueError for an unknown cell, device or strategy, for an invalid size, and for a strategy that cannot run the
-    layer on the device, with the numbers that forbid it.
+    Raises ValueError for an unknown cell, device or strategy, for an invalid size, and for a strategy that cannot run
+    the layer on the device, with the numbers that forbid it.
     """
     given, cell = cell, {"rnn": "rnn_tanh"}.get(str(cell).lower(), str(cell).lower())
     if cell not in _ops.CELLS:
@@ -190,8 +191,8 @@ def plan(
 def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
     """A CUDA device's name, and its figures.
 
-    These are its capability, multiprocessors, shared memory per block, largest cluster and, if known, how many clusters of
-    each size run at once.
+    These are its capability, multiprocessors, shared memory per block, largest cluster and, if known, how many clusters
+    of each size run at once.
     """
     known = _ops._C.cuda_devices()
     if device in known:
@@ -235,14 +236,15 @@ class set_batch_invariant(_Setting):
 
     By default, small inputs (up to 40 rows in all and 12 steps; 20 steps for one sequence) use a faster product with
     another summation order. It is up to five times as fast (at T = 2 and B = 1). A single sequence of any length uses
-    yet another order, up to a seventh faster. With set_batch_invariant(True), a sequence's outputs and the gradients of its
-    inputs and initial states have the same bits in any batch. One exception remains: a call whose longest sequence has one
-    time step may give other bits than the same step in a longer call. Gradients of the weights are sums over the batch.
+    yet another order, up to a seventh faster. With set_batch_invariant(True), a sequence's outputs and the gradients of
+    its inputs and initial states have the same bits in any batch. One exception remains: a call whose longest sequence
+    has one time step may give other bits than the same step in a longer call. Gradients of the weights are sums over
+    the batch; their last bits also depend on whether the graph is kept and on recompute.
 
     With either setting, bits do not depend on the number of threads and are the same from run to run.
 
-    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context manager,
-    until its end, like torch.set_grad_enabled. The default is False. No effect on CUDA.
+    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context
+    manager, until its end, like torch.set_grad_enabled. The default is False. No effect on CUDA.
     """
 
     _get, _set = staticmethod(_ops._C.batch_invariant), staticmethod(_ops._C.set_batch_invariant)

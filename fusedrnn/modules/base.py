@@ -26,8 +26,8 @@ from ..plan import CudaPlan, Plan, plan
 
 Constructor = TypeVar("Constructor", bound=Callable[..., Any])
 
-# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37; on a later
-# machine, H = 8, with resets or lengths in 5.2 instead of 9.3.
+# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with initial states in 20 instead of 37; on
+# a later machine, H = 8, with resets or lengths in 5.2 instead of 9.3.
 _call = _ops.direct("module", None)
 
 
@@ -201,7 +201,8 @@ class Recurrent(Ours):
         return y, h_n, c_n, c
 
     def _permuted(self, states, order):
-        hidden = self.permute_hidden(tuple(states) if self.mode == "LSTM" else states[0], order)  # a subclass's, perhaps
+        states = tuple(states) if self.mode == "LSTM" else states[0]
+        hidden = self.permute_hidden(states, order)  # a subclass's, perhaps
         return hidden if self.mode == "LSTM" else (hidden,)
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
@@ -226,12 +227,14 @@ class Recurrent(Ours):
         )
 
     def _check(self, x, states, batch_sizes):
-        # How many sequences a packed input has is a value, which no compiler knows: the operator compares it with the states.
+        # How many sequences a packed input has is a value, which no compiler knows: the operator compares it with the
+        # states.
         left_to_the_operator = batch_sizes is not None and torch.compiler.is_compiling()
         if self._checks_are_ours and (states is None or left_to_the_operator):
             return self.check_input(x, batch_sizes)
         if states is None:  # a subclass's checks get zeros, as from torch.nn
-            count, widths = self.num_layers * (1 + self.bidirectional), (self.proj_size or self.hidden_size, self.hidden_size)
+            count = self.num_layers * (1 + self.bidirectional)
+            widths = self.proj_size or self.hidden_size, self.hidden_size
             B = x.size(0 if self.batch_first else 1) if batch_sizes is None else int(batch_sizes[0])
             states = [x.new_zeros(count, B, width) for width in widths[: 1 + (self.mode == "LSTM")]]
         self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)

@@ -1,9 +1,11 @@
 """RNN, LSTM and GRU: torch.nn's layers with our forward pass, which takes more arguments.
 
-Everything else, such as constructor and parameters, is torch.nn's (see `base`). Results equal torch.nn's up to rounding.
-For T = 0, where torch.nn raises, the output is empty and h_n = h_0. README.md and docs/differences.md list the differences.
+Everything else, such as constructor and parameters, is torch.nn's (see `base`). Results equal torch.nn's up to
+rounding. For T = 0, where torch.nn raises, the output is empty and h_n = h_0. README.md and docs/differences.md list
+the differences.
 
-T: time steps, B: sequences, I: input size, H: hidden size, L: layers, D: directions, P: size of an output (proj_size or H)
+T: time steps, B: sequences, I: input size, H: hidden size, L: layers, D: directions, P: size of an output (proj_size or
+H)
 """
 
 from __future__ import annotations
@@ -80,8 +82,9 @@ class GRU(Recurrent, torch.nn.GRU):
     """Gated recurrent unit, a drop-in torch.nn.GRU with fused kernels.
 
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: torch.nn's
-    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long sequences
-        only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time (`module.recompute = True`)
+    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long
+        sequences only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time
+        (`module.recompute = True`)
 
     Source: torch.nn.GRU's documentation, for the constructor's arguments and the formula.
     """
@@ -116,8 +119,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
     """Long short-term memory with optional projection, a drop-in torch.nn.LSTM with fused kernels.
 
     input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype: torch.nn's
-    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long sequences
-        only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time (`module.recompute = True`)
+    recompute: recompute the gates in the backward instead of saving them. Takes more time, and less memory for long
+        sequences only: with 32 sequences of up to 32 time steps it takes more. May be changed at any time
+        (`module.recompute = True`)
 
     Source: torch.nn.LSTM's documentation, for the constructor's arguments and the formula.
     """
