@@ -49,7 +49,7 @@ def _layer(
     if w_hr:
         _refuse("projection", "proj_size=0 and a linear layer behind")
     if reset is not None:
-        _refuse("resets inside a sequence", "run it episode by episode, with the first state as an input")
+        _refuse("resets inside a sequence", "run it episode by episode, with the initial state as an input")
     if batch_sizes is not None:
         _refuse("packed rows", "a padded input with lengths=")
     if cell_states:
@@ -80,7 +80,7 @@ def _layer(
 
     y, *last = getattr(op, node)(x, w, r, bias, ends, *states, hidden_size=hidden, direction=direction, **attributes)
     if lengths is not None and h_0 is not None:
-        # ONNX does not say what comes out of a row of no steps: onnxruntime gives zeros, we the first state.
+        # ONNX does not say what comes out of a sequence of no steps: onnxruntime gives zeros, we the initial state.
         some = op.Reshape(op.Cast(lengths, to=_BOOL), [1, -1, 1])
         last = [op.Where(some, new, first) for new, first in zip(last, states)]
     y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1])  # (T, D, B, H) → (T, B, D*H); 0 keeps a size
