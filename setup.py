@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import setup
@@ -26,8 +27,9 @@ HOW_TO_GET_TORCH = (
 def build_decision(request, torch_cuda, nvcc, toolkit, sources):
     """(with_cuda, one line that says why).
 
-    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None; toolkit: its
-    version, or None; sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be met.
+    request: value of FUSEDRNN_CUDA or None; torch_cuda: torch.version.cuda or None; nvcc: its path or None; toolkit:
+    its version, or None; sources: number of CUDA sources in this version. Raises SystemExit when a request cannot be
+    met.
     """
     if request not in (None, "", "0", "1"):
         raise SystemExit(f"fusedrnn: FUSEDRNN_CUDA must be 0 or 1; got {request!r}")
@@ -38,10 +40,10 @@ def build_decision(request, torch_cuda, nvcc, toolkit, sources):
         missing.append("this version of fusedrnn has no CUDA kernels yet")
     if not torch_cuda:
         missing.append("the installed torch is a CPU build (install one for your CUDA from pytorch.org)")
-    if not nvcc:
-        version = torch_cuda or ""
-        missing.append(f"no CUDA toolkit was found, of nvcc and its headers (install CUDA {version}, set CUDA_HOME to its folder)")
-    elif torch_cuda and toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
+    elif not nvcc:
+        how = f"install CUDA {torch_cuda}, set CUDA_HOME to its folder"
+        missing.append(f"no CUDA toolkit was found, of nvcc and its headers ({how})")
+    elif toolkit and toolkit.split(".")[0] != torch_cuda.split(".")[0]:  # torch's build machinery refuses
         missing.append(f"{nvcc} is of CUDA {toolkit}, torch of {torch_cuda} (set CUDA_HOME to a toolkit {torch_cuda})")
     if not missing:
         return True, f"with CUDA {torch_cuda}: {nvcc}"
@@ -72,8 +74,31 @@ def check_compiler(request):
     program, *_ = shlex.split(request or "") or ["c++"]
     if not shutil.which(program):
         raise SystemExit(
-            f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: apt "
-            "install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
+            f"fusedrnn: no C++ compiler: {program} is not on the PATH. Install one of C++20, such as g++ 12 (Debian: "
+            "apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install), or set CXX to yours"
+        )
+
+
+def header_folders(environment, of_command=()):
+    """The folders in which the compiler is to look for Python.h, each once, Python's own first.
+
+    of_command: those that setuptools hands to the compiler
+    """
+    folders = [sysconfig.get_path("include"), sysconfig.get_path("platinclude"), *of_command]
+    for variable in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH"):
+        folders += environment.get(variable, "").split(os.pathsep)
+    for variable in ("CXX", "CPPFLAGS", "CFLAGS", "CXXFLAGS"):
+        folders += re.findall(r"(?<!\S)-(?:I|isystem)\s*(\S+)", environment.get(variable, ""))
+    return list(dict.fromkeys(filter(None, folders)))
+
+
+def check_headers(folders):
+    """Raise SystemExit where Python.h is in none of the folders: distributions pack it apart from Python."""
+    if not any(Path(folder, "Python.h").is_file() for folder in folders):
+        raise SystemExit(
+            f"fusedrnn: no headers of Python {sys.version_info[0]}.{sys.version_info[1]}: Python.h is not in "
+            f"{' or '.join(map(str, folders))}. Install them (Debian: apt install python3-dev; Fedora: dnf install "
+            "python3-devel)"
         )
 
 
@@ -92,7 +117,8 @@ def find_nvcc(cuda_home):
 def cuda_home(environment):
     """CUDA_HOME as torch's build machinery is to have it, or None: leave it to that.
 
-    That takes the folder above nvcc's. Where nvcc is a wrapper that stands elsewhere, nvcc itself says where its toolkit is.
+    That takes the folder above nvcc's. Where nvcc is a wrapper that stands elsewhere, nvcc itself says where its
+    toolkit is.
     """
     nvcc = shutil.which("nvcc")
     if environment.get("CUDA_HOME") or environment.get("CUDA_PATH") or not nvcc or find_nvcc(Path(nvcc).parents[1]):
@@ -117,7 +143,7 @@ def capabilities_here(cuda):
 def cuda_architectures(request, there):
     """(what torch's build machinery is to compile for, what was named but is too old for the kernels), lists of names.
 
-    request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs that are here, such as (9, 0).
+    request: value of TORCH_CUDA_ARCH_LIST or None; there: compute capabilities of the GPUs here, such as (9, 0).
     Raises SystemExit where nothing is left to compile for.
     """
     named = (request or "").replace(";", " ").split()
@@ -129,7 +155,9 @@ def cuda_architectures(request, there):
     capability = lambda name: float(re.match(r"\d+\.\d+|", name)[0] or "inf")
     old = [name for name in named if capability(name) < 8 or name.startswith(OLDER_THAN_AMPERE)]
     if old == named:
-        raise SystemExit(f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}")
+        raise SystemExit(
+            f"fusedrnn: the CUDA kernels need compute capability 8.0 (Ampere), not {', '.join(old)}: {choose}"
+        )
     return [name for name in named if name not in old], old
 
 
@@ -148,7 +176,8 @@ def extension():
     cuda_sources = relative("csrc/cuda/*.cu")
     nvcc = find_nvcc(cpp_extension.CUDA_HOME)
     toolkit = nvcc and toolkit_version(nvcc)
-    with_cuda, why = build_decision(os.environ.get("FUSEDRNN_CUDA"), torch.version.cuda, nvcc, toolkit, len(cuda_sources))
+    request = os.environ.get("FUSEDRNN_CUDA")
+    with_cuda, why = build_decision(request, torch.version.cuda, nvcc, toolkit, len(cuda_sources))
     print(f"fusedrnn: building {why}", file=sys.stderr)
 
     sources = [s for folder in ("core", "cpu", "ops") for s in relative(f"csrc/{folder}/**/*.cpp")]
@@ -186,7 +215,7 @@ def architectures_flag(cuda):
 
 
 def checked(builder, cuda=None):
-    """The command that looks for a compiler and GPUs when it is to compile: what only packs or describes the sources needs none.
+    """The command that looks for compiler, headers and GPUs when it is to compile: what only packs sources needs none.
 
     cuda: torch.cuda, where CUDA kernels are compiled
     """
@@ -194,8 +223,10 @@ def checked(builder, cuda=None):
     class Checked(builder):
         def run(self):
             check_compiler(os.environ.get("CXX"))
+            check_headers(header_folders(os.environ, getattr(self, "include_dirs", None) or []))
             for module in self.extensions if cuda else ():
-                module.extra_compile_args["cxx"].append(architectures_flag(cuda))  # no macro of all: nvcc would cut it at its commas
+                # no macro of all: nvcc would cut it at its commas
+                module.extra_compile_args["cxx"].append(architectures_flag(cuda))
             super().run()
 
     return Checked

@@ -72,17 +72,20 @@ def parse(arguments):
         "combinations instead of a suite. Lists are separated by commas or spaces.",
     )
     several = lambda name, kind, **more: parser.add_argument(name, nargs="+", type=kind, **more)
-    parser.add_argument("--suite", choices=suites.SUITES, default="quick")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    several("--cells", some(LAYERS), default=[list(LAYERS)], metavar=",".join(LAYERS))
-    several("--passes", some(PASSES), metavar=",".join(PASSES))
+    says = "a few sizes (quick), many (full), peak memory, or what calls, cells, resets and unequal rows cost"
+    parser.add_argument("--suite", choices=suites.SUITES, default="quick", help=f"{says}; %(default)s if omitted")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="%(default)s if omitted")
+    several("--cells", some(LAYERS), default=[list(LAYERS)], metavar=",".join(LAYERS), help="all of them if omitted")
+    says = "inference, the halves of a training step, the whole, or the whole as a CUDA graph; the suite's if omitted"
+    several("--passes", some(PASSES), metavar=",".join(PASSES), help=says)
     several("--contenders", some(CONTENDERS), metavar="NAME", help=f"of {', '.join(CONTENDERS)}")
     for name, letter, usual in (("batch", "B", 32), ("seq-len", "T", 128), ("hidden", "H", 256), ("layers", "L", 1)):
         several(f"--{name}", sizes, metavar=letter, help=f"{usual} in a grid if omitted")
-    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--bidirectional", action="store_true", help="layers that run in both directions")
     says = "rows of unequal length, given packed or with their lengths; both if nothing follows"
     parser.add_argument("--ragged", nargs="*", type=some(RAGGED), metavar=",".join(RAGGED), help=says)
-    parser.add_argument("--dtype", choices=("float32", "float64", "bfloat16", "float16"), default="float32")
+    dtypes = "float32", "float64", "bfloat16", "float16"
+    parser.add_argument("--dtype", choices=dtypes, default="float32", help="%(default)s if omitted")
     parser.add_argument("--tf32", action="store_true", help="let float32 products on CUDA, of all contenders, use TF32")
     parser.add_argument("--threads", type=size, help="torch's default if omitted")
     parser.add_argument("--rounds", type=size, help="samples of each contender, instead of as many as the time allows")

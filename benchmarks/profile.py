@@ -73,12 +73,16 @@ def run(case, mode, threads, seconds):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__.split("`")[0].strip())
-    parser.add_argument("--cell", choices=LAYERS, default="lstm")
-    parser.add_argument("--pass", dest="mode", choices=PASSES, default="step")
-    for name, usual in (("batch", 32), ("seq-len", 128), ("hidden", 256), ("threads", torch.get_num_threads())):
-        parser.add_argument(f"--{name}", type=int, default=usual)
+    parser.add_argument("--cell", choices=LAYERS, default="lstm", help="the layer's (default: %(default)s)")
+    says = "inference or a training step (default: %(default)s)"
+    parser.add_argument("--pass", dest="mode", choices=PASSES, default="step", help=says)
+    for name, usual, what in (
+        ("batch", 32, "rows"), ("seq-len", 128, "steps"), ("hidden", 256, "units, and inputs"),
+        ("threads", torch.get_num_threads(), "threads"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, default=usual, metavar="N", help=f"{what} (default: %(default)s)")
     parser.add_argument("--lengths", action="store_true", help="rows of unequal length, given with their lengths")
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=4.0, help="how long to watch (default: %(default)s)")
     parser.add_argument("--watched", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     least = min(options.batch, options.seq_len, options.hidden, options.threads, options.seconds)

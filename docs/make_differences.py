@@ -249,8 +249,24 @@ def autocast(dtype):
     return _
 
 
+def autocast_cells(dtype):
+    def _(nn):
+        for name in ("GRUCell", "LSTMCell"):
+            cell, hx = getattr(nn, name)(I, H), torch.zeros(B, H)
+            with torch.autocast("cpu", dtype):
+                result = cell(sequence()[0], (hx, hx) if name == "LSTMCell" else hx)
+            for state in result if name == "LSTMCell" else (result,):
+                if state.dtype != torch.float32:
+                    raise TypeError(f"the result of {name} has dtype {state.dtype}")
+
+    return _
+
+
 for dtype in (torch.bfloat16, torch.float16):
-    probe(f"autocast to {str(dtype).removeprefix('torch.')}: every layer returns that dtype")(autocast(dtype))
+    low = str(dtype).removeprefix("torch.")
+    probe(f"autocast to {low}: every layer returns that dtype")(autocast(dtype))
+    kept = "`GRUCell` and `LSTMCell` return float32 while their state is float32"
+    probe(f"autocast to {low}: {kept}")(autocast_cells(dtype))
 
 
 # --- compilers, export and other tools ----------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def main() -> None:
     args = parser.parse_args()
 
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    if args.batch % processes:
-        parser.error(f"--batch must be a multiple of the {processes} processes; got {args.batch}")
+    if args.batch < 1 or args.batch % processes:
+        parser.error(f"--batch must be a multiple of the {processes} processes, and above 0; got {args.batch}")
     device = join()
     train(args, device)  # whose model is gone when the group goes: the other way round, leaving may wait for ever
     dist.destroy_process_group()

@@ -7,7 +7,7 @@ from ._version import __version__
 from .convert import convert, revert
 from .functional import Weights
 from .modules import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
-from .plan import CudaPass, CudaPlan, Plan, is_batch_invariant, plan, set_batch_invariant, use_strategy
+from .plan import KNOWN_DEVICES, CudaPass, CudaPlan, Plan, is_batch_invariant, plan, set_batch_invariant, use_strategy
 
 _dynamo.allow((RNN, LSTM, GRU))
 
@@ -18,6 +18,7 @@ __all__ = [
     "RNNCell",
     "LSTMCell",
     "GRUCell",
+    "KNOWN_DEVICES",
     "CudaPass",
     "CudaPlan",
     "Plan",

@@ -1,4 +1,4 @@
-"""The command line: `python -m fusedrnn info` and `--version`."""
+"""The command line: `python -m fusedrnn info` and `--version`; without either, help."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command of the command line."""
     parser = argparse.ArgumentParser(prog="python -m fusedrnn", description="Fused recurrent layers for PyTorch.")
     parser.add_argument("--version", action="version", version=f"fusedrnn {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("info", help="print version, location, build, compiler, torch, devices and threads")
-    parser.parse_args(arguments)
-    print(info())
+    if parser.parse_args(arguments).command:
+        print(info())
+    else:
+        parser.print_help()
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ attribute to an instance.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch.nn.utils import parametrize
@@ -17,22 +18,24 @@ from . import modules
 _OURS = {getattr(torch.nn, name): getattr(modules, name) for name in modules.__all__}
 _TORCHS = {ours: torchs for torchs, ours in _OURS.items()}
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def convert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+
+def convert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
     """Turn every torch.nn RNN, LSTM, GRU and cell in a model (or the model itself) into fusedrnn's, in place.
 
     Subclasses of torch.nn's layers are left alone, and reported.
 
     model: the model; it is returned
-    report: called with one line for each module changed, and for each recurrent module left alone, with the reason;
-        None for no report
+    report: called with one line for each module changed, and for each recurrent module left alone, with the reason; or
+        with one line that says that none was found. None for no report
 
     Raises TypeError if model is not a torch.nn.Module.
     """
     return _swap(model, _OURS, report)
 
 
-def revert(model: torch.nn.Module, *, report: Callable[[str], object] | None = print) -> torch.nn.Module:
+def revert(model: Model, *, report: Callable[[str], object] | None = print) -> Model:
     """Turn every fusedrnn module in a model (or the model itself) back into torch.nn's, in place.
 
     Arguments and errors are those of `convert`.
@@ -43,6 +46,7 @@ def revert(model: torch.nn.Module, *, report: Callable[[str], object] | None = p
 def _swap(model, classes, report):
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model must be a torch.nn.Module; got {type(model).__name__}")
+    found = False
     for name, module in model.named_modules():
         old = _plain_class(module)
         reason = _reason_to_leave(module, old, classes)
@@ -55,8 +59,11 @@ def _swap(model, classes, report):
             line = f"{_title(old)} -> {_title(classes[old])}"
         else:
             continue
+        found = True
         if report is not None:
             report(f"{name or '(root)'}: {line}")
+    if not found and report is not None:
+        report(f"no {'torch.nn recurrent' if classes is _OURS else 'fusedrnn'} module found")
     return model
 
 

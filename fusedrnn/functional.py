@@ -4,19 +4,20 @@ Everything is time-first: x is (T, B, I), or the (N, I) rows of a PackedSequence
 Weights are a flat sequence of `Weights`, layer by layer and, within a layer, direction by direction. The op checks
 shapes, dtypes and devices. One op call runs both directions of a layer; nothing is copied around it.
 
-T: time steps, B: sequences, N: rows of a packed input, I: input size, H: hidden size, L: layers, D: directions, P: size of
-an output, which is H without a projection
+T: time steps, B: sequences, N: rows of a packed input, I: input size, H: hidden size, L: layers, D: directions, P: size
+of an output, which is H without a projection
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
 from . import _ops
+from ._types import Flags, Lengths, Nonlinearity, ResetTo
 
 __all__ = ["Weights", "rnn", "lstm", "gru", "rnn_cell", "lstm_cell", "gru_cell"]
 
@@ -48,14 +49,14 @@ def rnn(
     weights: Sequence[Weights],
     hx: Tensor | None = None,
     *,
-    nonlinearity: str = "tanh",
+    nonlinearity: Nonlinearity = "tanh",
     bidirectional: bool = False,
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked Elman layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
@@ -66,10 +67,11 @@ def rnn(
     nonlinearity: "tanh" or "relu"
     dropout: probability of zeroing each output of every layer except the last, if training
     batch_sizes: (T,) int64 on the CPU — for a packed x: its rows at each time step
-    lengths: (B,) integer — sequence b ends after lengths[b] steps; outputs past its end are zero
-    reset: (T, B) bool, or (N,) when packed — where true, the state is reset before that step, and no gradient flows to
-        earlier steps
-    reset_to: "zeros" or "hx" — the state to reset to; "hx" without hx means zeros, and with hx its gradient includes resets
+    lengths: (B,) integer tensor, list or array — sequence b ends after lengths[b] steps; outputs past its end are zero
+    reset: (T, B) bool tensor, list or array, or (N,) when packed — where true, the state is reset before that step, and
+        no gradient flows to earlier steps
+    reset_to: "zeros" or "hx" — the state to reset to; "hx" without hx means zeros, and with hx its gradient includes
+        resets
     recompute: recompute the gates in the backward instead of saving them; pays for long sequences only, see LSTM
 
     Raises ValueError for an unknown nonlinearity or reset_to, and for a number of weights or states that does not make
@@ -92,9 +94,9 @@ def gru(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     recompute: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Run stacked GRU layers over a sequence and return y (T, B, D*H) and h_n (L*D, B, H).
@@ -108,6 +110,30 @@ def gru(
     )[:2]  # fmt: skip
 
 
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: Literal[False] = ..., recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...  # fmt: skip
+
+
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: Literal[True], recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor]: ...  # fmt: skip
+
+
+@overload
+def lstm(
+    x: Tensor, weights: Sequence[Weights], hx: tuple[Tensor, Tensor] | None = ..., *, bidirectional: bool = ...,
+    dropout: float = ..., training: bool = ..., batch_sizes: Tensor | None = ..., lengths: Lengths | None = ...,
+    reset: Flags | None = ..., reset_to: ResetTo = ..., return_cell_states: bool, recompute: bool = ...,
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], Tensor]: ...  # fmt: skip
+
+
 def lstm(
     x: Tensor,
     weights: Sequence[Weights],
@@ -117,12 +143,12 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    reset: Tensor | None = None,
-    reset_to: str = "zeros",
+    lengths: Lengths | None = None,
+    reset: Flags | None = None,
+    reset_to: ResetTo = "zeros",
     return_cell_states: bool = False,
     recompute: bool = False,
-):
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | tuple[Tensor, tuple[Tensor, Tensor], Tensor]:
     """Run stacked LSTM layers over a sequence and return y (T, B, D*P) and (h_n (L*D, B, P), c_n (L*D, B, H)).
 
     Arguments and errors are those of `rnn`; each weight holds four gates, in the order i, f, g, o. In addition:
@@ -157,7 +183,7 @@ def _of_cell(weights: Weights) -> tuple:
     return weights[:4]
 
 
-def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: str = "tanh") -> Tensor:
+def rnn_cell(x: Tensor, weights: Weights, hx: Tensor | None = None, *, nonlinearity: Nonlinearity = "tanh") -> Tensor:
     """Run one time step of an Elman cell: x (B, I), hx (B, H) → h (B, H)."""
     return run_cell(cell_of(nonlinearity), x, hx, None, *_of_cell(weights))[0]
 
@@ -197,7 +223,7 @@ def cell_of(nonlinearity: str) -> str:
 def run_layers(
     cell, x, weights, h_0, c_0, bidirectional, dropout, training, batch_sizes, lengths, reset, reset_to, cell_states,
     recompute,
-):  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Run every layer and return y, h_n, c_n and the last layer's c, all of x's dtype."""
     if reset_to not in _RESET_TO_HX:
         raise ValueError(f"reset_to must be 'zeros' or 'hx'; got {reset_to!r}")
@@ -208,8 +234,12 @@ def run_layers(
     for name, state in (("h_0", h_0), ("c_0", c_0)):
         if state is not None and state.size(0) != len(weights):
             raise ValueError(f"{name} must hold L*D = {len(weights)} states; got {state.size(0)}")
-    if isinstance(lengths, Tensor) and x.is_cpu and not lengths.is_cpu:
-        lengths = lengths.cpu()  # or they would choose the operator's device
+    if lengths is not None:
+        lengths = lengths_as_tensor(lengths)
+        if x.is_cpu and not lengths.is_cpu:
+            lengths = lengths.cpu()  # or they would choose the operator's device
+    if reset is not None:
+        reset = reset_as_tensor(reset, x.device)
     if autocasts(x):
         x, weights, h_0, c_0 = _autocast(x, weights, h_0, c_0)
 
@@ -241,6 +271,24 @@ def run_layers(
     return x, h_n, c_n, c.to(x.dtype) if cell_states else c
 
 
+def lengths_as_tensor(lengths: Lengths | int) -> Tensor:
+    """Return lengths as they are, if they are a tensor, or else one on the CPU of the list, array or number."""
+    return lengths if isinstance(lengths, Tensor) else _tensor_of("lengths", lengths, torch.int64, "cpu")
+
+
+def reset_as_tensor(reset: Flags, device: torch.device) -> Tensor:
+    """Return reset as it is, if it is a tensor, or else one of the list or array."""
+    return reset if isinstance(reset, Tensor) else _tensor_of("reset", reset, torch.bool, device)
+
+
+def _tensor_of(name, values, dtype, device):
+    try:
+        made = torch.tensor(values, device=device)  # as_tensor would have torch.compile take the values for constants
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be a {dtype} tensor or what makes one; got a {type(values).__name__}: {error}")
+    return made if made.numel() else made.to(dtype)  # an empty list says nothing of its dtype
+
+
 def run_cell(
     cell: str, x: Tensor, h_0: Tensor | None, c_0: Tensor | None, w_ih: Tensor, w_hh: Tensor, b_ih=None, b_hh=None
 ) -> tuple[Tensor, Tensor]:
@@ -266,8 +314,8 @@ def _by_role(weights: Sequence[Weights]) -> list[Tensor]:
     if (b_ih is None) != (b_hh is None) or any([w is not None for w in own] != there for own in others):
         counts = (f"{name} {sum(w is not None for w in role)}" for name, role in zip(Weights._fields, zip(*weights)))
         raise RuntimeError(
-            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr if "
-            f"another has one; got {', '.join(counts)}"
+            f"each of {len(weights)} direction(s) must have w_ih and w_hh, both of b_ih and b_hh or neither, and w_hr "
+            f"if another has one; got {', '.join(counts)}"
         )
     return [w for role in (zip(*weights) if others else [first]) for w in role if w is not None]
 
@@ -278,12 +326,20 @@ def autocasts(x: Tensor) -> bool:
 
 
 def _widest_under_autocast(cell: str, carried: Tensor) -> torch.dtype | None:
-    """Return float32 where torch.nn's cell keeps it under autocast, on the CPU: an LSTM's or GRU's with such a state."""
-    kept = carried.is_cpu and cell in ("lstm", "gru")
-    return torch.float32 if kept and torch.promote_types(carried.dtype, torch.get_autocast_dtype("cpu")) == torch.float32 else None
+    """Return float32 where torch.nn's cell keeps it under autocast: on the CPU, an LSTM or GRU with such a state."""
+    if not carried.is_cpu or cell not in ("lstm", "gru"):
+        return None
+    widest = torch.promote_types(carried.dtype, torch.get_autocast_dtype("cpu"))
+    return widest if widest == torch.float32 else None
 
 
-def _autocast(x: Tensor, weights: Sequence[Weights], h_0: Tensor | None, c_0: Tensor | None, dtype: torch.dtype | None = None):
+def _autocast(
+    x: Tensor,
+    weights: Sequence[Weights],
+    h_0: Tensor | None,
+    c_0: Tensor | None,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, list[Weights], Tensor | None, Tensor | None]:
     """Cast everything to dtype, or to autocast's, as torch.nn's layers do on CUDA; sums stay in float32.
 
     Weights are cast once in an autocast region, as every operation of torch's has them cast.

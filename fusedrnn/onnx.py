@@ -3,8 +3,9 @@
     torch.onnx.export(model, (x,), "model.onnx", dynamo=True, custom_translation_table=fusedrnn.onnx.translations())
 
 ONNX's nodes have no projection, no resets inside a sequence, no cell states of every time step and no packed input; a
-model that uses one of these is refused with the reason. Exporting needs the packages onnx and onnxscript, as
-torch.onnx.export itself does; importing this module does not.
+model that uses one of these is refused, with the reason under "Exception summary" in torch's error. "No ONNX function
+found" for fusedrnn.layer there means that the translations were not passed. Exporting needs the packages onnx and
+onnxscript, as torch.onnx.export itself does; importing this module does not.
 
 Source: https://onnx.ai/onnx/operators/onnx__LSTM.html, and onnx__GRU.html, onnx__RNN.html beside it.
 """
@@ -48,7 +49,7 @@ def _layer(
     if w_hr:
         _refuse("projection", "proj_size=0 and a linear layer behind")
     if reset is not None:
-        _refuse("resets inside a sequence", "run it episode by episode, with the first state as an input")
+        _refuse("resets inside a sequence", "run it episode by episode, with the initial state as an input")
     if batch_sizes is not None:
         _refuse("packed rows", "a padded input with lengths=")
     if cell_states:
@@ -79,7 +80,7 @@ def _layer(
 
     y, *last = getattr(op, node)(x, w, r, bias, ends, *states, hidden_size=hidden, direction=direction, **attributes)
     if lengths is not None and h_0 is not None:
-        # ONNX does not say what comes out of a row of no steps: onnxruntime gives zeros, we the first state.
+        # ONNX does not say what comes out of a sequence of no steps: onnxruntime gives zeros, we the initial state.
         some = op.Reshape(op.Cast(lengths, to=_BOOL), [1, -1, 1])
         last = [op.Where(some, new, first) for new, first in zip(last, states)]
     y = op.Reshape(op.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, -1])  # (T, D, B, H) → (T, B, D*H); 0 keeps a size

@@ -6,14 +6,13 @@ is printed is what runs. It depends only on the sizes and the device, so one can
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
 
 from . import _ops
+from ._types import Cell, Strategy
 
 
 @dataclass(frozen=True)
@@ -22,18 +21,19 @@ class Plan:
 
     strategy: "fused" — the whole sequence in one kernel; "single_step" — T <= 1
     isa: instruction set of the kernels
-    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only the unit_parts meet at a barrier in every step
-    helpers: 1 if each of these threads has a second one beside it, which computes the products of x, and d_x, for several
-        time steps at once
+    threads: direction_parts * batch_parts * unit_parts * (1 + helpers); only the unit_parts meet at a barrier in every
+        step
+    helpers: 1 if each of these threads has a second one beside it, which computes the products of x, and d_x, for
+        several time steps at once
     gradient_threads: threads that share the weights' gradients, after the time steps
-    stretch_rows: rows (time steps × sequences) that the backward processes before it adds them to the weights' gradients,
-        where it may not overwrite what was saved
+    stretch_rows: rows (time steps × sequences) that the backward processes before it adds them to the weights'
+        gradients, where it may not overwrite what was saved
     chunk: hidden units whose gates are computed together
     workspace_bytes: peak scratch memory of a call; saved_bytes: memory kept from forward to backward besides the output
     reason: why the plan is so
     """
 
-    strategy: str
+    strategy: Literal["fused", "single_step"]
     isa: str
     threads: int
     direction_parts: int
@@ -68,16 +68,16 @@ class CudaPass:
     For a persistent pass only, otherwise None:
     scope: which threads exchange h in every step — those of a "block", a "cluster" or the "grid"
     blocks, threads: blocks of the launch, and threads of a block
-    groups, slices: blocks = directions * groups * slices. The slices of a group divide the hidden units and meet at a barrier
-        in every step; the groups divide the batch and never meet
+    groups, slices: blocks = directions * groups * slices. The slices of a group divide the hidden units and meet at a
+        barrier in every step; the groups divide the batch and never meet
     batch, units: sequences of a group, and hidden units of a block
     tiles, tiles_in_registers: weight tiles of a warp, and how many of them are in registers rather than shared memory
     shared_bytes: shared memory of a block
     """
 
-    strategy: str
+    strategy: Literal["stepwise", "persistent"]
     reason: str
-    scope: str | None = None
+    scope: Literal["block", "cluster", "grid"] | None = None
     blocks: int | None = None
     threads: int | None = None
     groups: int | None = None
@@ -123,22 +123,22 @@ KNOWN_DEVICES = tuple(sorted(_ops._C.cuda_devices()))
 
 @overload
 def plan(
-    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ..., strategy: str | None = ...,
-    batch_invariant: bool | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ...,
+    bidirectional: bool = ..., dtype: torch.dtype = ..., threads: int | None = ..., device: Literal["cpu"] = ...,
+    strategy: Strategy | None = ..., batch_invariant: bool | None = ...,
 ) -> Plan: ...  # fmt: skip
 
 
 @overload
 def plan(
-    cell: str, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ..., bidirectional: bool = ...,
-    dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str, strategy: str | None = ...,
-    batch_invariant: bool | None = ...,
+    cell: Cell, T: int, B: int, H: int, *, input_size: int | None = ..., proj_size: int = ...,
+    bidirectional: bool = ..., dtype: torch.dtype = ..., threads: int | None = ..., device: torch.device | str,
+    strategy: Strategy | None = ..., batch_invariant: bool | None = ...,
 ) -> Plan | CudaPlan: ...  # fmt: skip
 
 
 def plan(
-    cell: str,
+    cell: Cell,
     T: int,
     B: int,
     H: int,
@@ -149,23 +149,24 @@ def plan(
     dtype: torch.dtype = torch.float32,
     threads: int | None = None,
     device: torch.device | str = "cpu",
-    strategy: str | None = None,
+    strategy: Strategy | None = None,
     batch_invariant: bool | None = None,
 ) -> Plan | CudaPlan:
     """Return the plan of one layer for T time steps, B sequences and H hidden units.
 
-    cell: "rnn_tanh", "rnn_relu", "lstm" or "gru"
+    cell: "rnn_tanh", "rnn_relu", "lstm" or "gru", in capitals or not; "rnn", as a class is called, is "rnn_tanh"
     input_size: H if omitted; on the CPU the workspace depends on it
     threads: how many threads may be used on the CPU; by default torch.get_num_threads(), but no more than cores
     device: "cpu", a CUDA device of this machine, or the name of one of KNOWN_DEVICES, such as "H100"
     strategy: for CUDA: "auto", "stepwise" or "persistent"; by default that of `use_strategy`
     batch_invariant: for the CPU: by default that of `set_batch_invariant`
 
-    Raises ValueError for an unknown cell, device or strategy, for an invalid size, and for a strategy that cannot run the
-    layer on the device, with the numbers that forbid it.
+    Raises ValueError for an unknown cell, device or strategy, for an invalid size, and for a strategy that cannot run
+    the layer on the device, with the numbers that forbid it.
     """
+    given, cell = cell, {"rnn": "rnn_tanh"}.get(str(cell).lower(), str(cell).lower())
     if cell not in _ops.CELLS:
-        raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {cell!r}")
+        raise ValueError(f"cell must be one of {', '.join(_ops.CELLS)}; got {given!r}")
     threads = _ops._C.usable_threads(torch.get_num_threads()) if threads is None else threads
     I = H if input_size is None else input_size
     least_of = {"T": (T, 0), "B": (B, 0), "input_size": (I, 0), "H": (H, 1), "proj_size": (proj_size, 0)}
@@ -190,8 +191,8 @@ def plan(
 def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
     """A CUDA device's name, and its figures.
 
-    These are its capability, multiprocessors, shared memory per block, largest cluster and, if known, how many clusters of
-    each size run at once.
+    These are its capability, multiprocessors, shared memory per block, largest cluster and, if known, how many clusters
+    of each size run at once.
     """
     known = _ops._C.cuda_devices()
     if device in known:
@@ -213,30 +214,43 @@ def _device_figures(device: torch.device | str) -> tuple[str, tuple]:
     )  # fmt: skip
 
 
-class set_batch_invariant:
-    """Make a sequence's bits independent of its batch (CPU).
+class _Setting:
+    """Takes effect at once, for the whole process; as a context manager, until its end.
 
-    By default, small inputs (up to 40 rows in all and 12 steps; 20 steps for one sequence) use a faster product with
-    another summation order. It is up to five times as fast (at T = 2 and B = 1). A single sequence of any length uses
-    yet another order, up to a seventh faster. With set_batch_invariant(True), a sequence's outputs and the gradients of its
-    inputs and initial states have the same bits in any batch. One exception remains: a call whose longest sequence has one
-    time step may give other bits than the same step in a longer call. Gradients of the weights are sums over the batch.
-
-    With either setting, bits do not depend on the number of threads and are the same from run to run.
-
-    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context manager,
-    until its end, like torch.set_grad_enabled. The default is False. No effect on CUDA.
+    A subclass has `_get` and `_set`.
     """
 
-    def __init__(self, enabled: bool) -> None:
-        self._before = is_batch_invariant()
-        _ops._C.set_batch_invariant(enabled)
+    def __init__(self, value) -> None:
+        self._before = self._get()
+        self._set(value)
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, *_: object) -> None:
-        _ops._C.set_batch_invariant(self._before)
+        self._set(self._before)
+
+
+class set_batch_invariant(_Setting):
+    """Make a sequence's bits independent of its batch (CPU).
+
+    By default, small inputs (up to 40 rows in all and 12 steps; 20 steps for one sequence) use a faster product with
+    another summation order. It is up to five times as fast (at T = 2 and B = 1). A single sequence of any length uses
+    yet another order, up to a seventh faster. With set_batch_invariant(True), a sequence's outputs and the gradients of
+    its inputs and initial states have the same bits in any batch. One exception remains: a call whose longest sequence
+    has one time step may give other bits than the same step in a longer call. Gradients of the weights are sums over
+    the batch; their last bits also depend on whether the graph is kept and on recompute.
+
+    With either setting, bits do not depend on the number of threads and are the same from run to run.
+
+    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context
+    manager, until its end, like torch.set_grad_enabled. The default is False. No effect on CUDA.
+    """
+
+    _get, _set = staticmethod(_ops._C.batch_invariant), staticmethod(_ops._C.set_batch_invariant)
+
+    def __init__(self, enabled: bool) -> None:
+        super().__init__(enabled)
 
 
 def is_batch_invariant() -> bool:
@@ -244,18 +258,18 @@ def is_batch_invariant() -> bool:
     return _ops._C.batch_invariant()
 
 
-@contextlib.contextmanager
-def use_strategy(name: str) -> Iterator[None]:
-    """Context manager: run layers on CUDA by one strategy, "auto", "stepwise" or "persistent".
+class use_strategy(_Setting):
+    """Run layers on CUDA by one strategy: "auto", "stepwise" or "persistent".
 
-    Holds for the whole process, because the backward runs on autograd's threads. A layer that the strategy cannot run
-    raises ValueError with the numbers that forbid it. No effect on the CPU.
+    A layer that the strategy cannot run raises ValueError with the numbers that forbid it. No effect on the CPU.
+
+    Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context
+    manager, until its end, like torch.set_grad_enabled. The default is "auto".
 
     Raises ValueError for an unknown name.
     """
-    before = _ops._C.requested_strategy()
-    _ops._C.request_strategy(name)
-    try:
-        yield
-    finally:
-        _ops._C.request_strategy(before)
+
+    _get, _set = staticmethod(_ops._C.requested_strategy), staticmethod(_ops._C.request_strategy)
+
+    def __init__(self, name: Strategy) -> None:
+        super().__init__(name)

@@ -219,6 +219,18 @@ def test_the_table_shows_losses_and_failures(capsys):
     assert "haste skipped in 1 rows" in printed and "products 1 GFLOP/s" in printed
 
 
+def test_rows_that_others_disturbed_are_marked_and_said_to_be_in_the_mean(capsys):
+    result = imagined()
+    tables.show(result, tables.make_console())
+    assert "disturbed" not in capsys.readouterr().out
+    result["results"][2]["undisturbed"] = 0.8
+    result["results"][3] = row(Case("gru", 1, 8, 16), "infer", 0.243, 1e-5)  # under a steady load
+    tables.show(result, tables.make_console())
+    printed = capsys.readouterr().out
+    assert printed.count("*") == 3 and "24300.00*" in printed
+    assert f"marked *, but in the mean: 2 of {len(result['results'])} rows" in printed
+
+
 def test_the_glance_has_the_means_of_quick_grids_and_counts_losses():
     result = imagined() | {"machine": "zen9"}
     result["environment"] |= {"command": "python -m benchmarks", "build": {"cpu kernels": "avx2"}}

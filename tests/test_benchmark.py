@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ pytest.importorskip("rich", reason="the benchmark prints through rich")
 pytest.importorskip("matplotlib", reason="the benchmark draws through matplotlib")
 
 from benchmarks import __main__ as program  # noqa: E402
-from benchmarks import apart, cases, machine, peers, runner, suites, timing  # noqa: E402
+from benchmarks import apart, cases, machine, peers, profile, runner, suites, timing  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--batch", "3", "--seq-len", "5", "--hidden", "7", "--rounds", "2"]
@@ -363,6 +364,16 @@ def test_nonsense_is_refused_in_one_line(options, says, capsys, monkeypatch):
     except SystemExit as error:
         status = error.code
     assert status == 2 and capsys.readouterr().err == f"python -m benchmarks: {says}\n"
+
+
+@pytest.mark.parametrize("main", [program.main, profile.main], ids=["benchmarks", "profile"])
+def test_every_option_has_a_help(main, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    _, _, options = capsys.readouterr().out.partition("options:")
+    listed = re.findall(r"^  (--[\w-]+)(.*(?:\n {10,}.*)?)", options, re.MULTILINE)
+    assert len(listed) > 7 and all(re.search(r"(  +|\n +)\w", rest) for _, rest in listed), listed
 
 
 @pytest.mark.parametrize("package", ["rich", "matplotlib", "torch"])

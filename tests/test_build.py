@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -51,13 +52,14 @@ def test_cuda_is_built_where_it_can_be(setup, request_, torch_cuda, nvcc, toolki
         (None, "/cuda/bin/nvcc", ["CPU build"]),
         ("13.0", None, ["nvcc", "13.0", "CUDA_HOME"]),
         ("13.0", "/cuda/bin/nvcc", ["/cuda/bin/nvcc is of CUDA 12.8", "torch of 13.0", "CUDA_HOME"]),
-        (None, None, ["nvcc", "CPU build"]),
+        (None, None, ["CPU build (install one for your CUDA from pytorch.org)"]),
     ],
 )
 def test_a_request_that_cannot_be_met_says_what_is_missing(setup, torch_cuda, nvcc, parts):
     with pytest.raises(SystemExit) as stop:
         setup.build_decision("1", torch_cuda, nvcc, nvcc and "12.8", 3)
     assert all(part in str(stop.value) for part in ["FUSEDRNN_CUDA=1", *parts])
+    assert torch_cuda or "CUDA_HOME" not in str(stop.value), "a CPU build needs no toolkit"
 
 
 @pytest.mark.parametrize(
@@ -193,6 +195,45 @@ def test_a_missing_compiler_is_named_with_how_to_get_one(setup, tmp_path, monkey
     setup.check_compiler("ccache g++ -m64")
 
 
+def test_missing_headers_of_python_are_named_with_how_to_get_them(setup, tmp_path):
+    with pytest.raises(SystemExit, match="Python.h is not in nowhere or .*python3-dev;.*python3-devel") as stop:
+        setup.check_headers(["nowhere", tmp_path])
+    assert "\n" not in str(stop.value)
+    (tmp_path / "Python.h").touch()
+    setup.check_headers(["nowhere", tmp_path])
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"CPATH": "elsewhere:{}"},
+        {"C_INCLUDE_PATH": "{}"},
+        {"CPLUS_INCLUDE_PATH": ":{}"},
+        {"CXX": "c++ -isystem {}"},
+        {"CPPFLAGS": "-O2 -I{} -g"},
+        {"CFLAGS": "-I {}"},
+        {"CXXFLAGS": "-I{}"},
+    ],
+    ids="".join,
+)
+def test_headers_are_looked_for_where_the_compiler_finds_them(given, setup, tmp_path):
+    folders = setup.header_folders({name: value.format(tmp_path) for name, value in given.items()})
+    assert str(tmp_path) in folders and "" not in folders
+
+
+def test_headers_are_looked_for_where_python_and_setuptools_say_they_are(setup, monkeypatch):
+    monkeypatch.setattr(setup.sysconfig, "get_path", lambda name: f"/of/{name}")
+    own = ["/of/include", "/of/platinclude"]
+    assert setup.header_folders({"CPATH": "/a"}, ["/of/include", "/b"]) == [*own, "/b", "/a"]
+
+
+def test_an_older_setuptools_can_read_the_metadata():
+    """Of 65 and of 70, as images for GPUs have it: project.license as SPDX's name takes 77."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert '"setuptools>=65"' in text and not re.search("^license", text, re.MULTILINE)
+    assert "License :: OSI Approved :: BSD License" in text
+
+
 def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path, monkeypatch):
     class Builder:
         def run(self):
@@ -203,6 +244,12 @@ def test_the_compiler_is_looked_for_before_anything_is_compiled(setup, tmp_path,
     with pytest.raises(SystemExit, match="no C\\+\\+ compiler"):
         setup.checked(Builder)().run()
     (tmp_path / "c++").touch(mode=0o755)
+    with monkeypatch.context() as without:
+        without.setattr(setup.sysconfig, "get_path", lambda name: str(tmp_path))
+        for variable in ("CPATH", "C_INCLUDE_PATH", "CPLUS_INCLUDE_PATH", "CPPFLAGS", "CFLAGS", "CXXFLAGS"):
+            without.delenv(variable, raising=False)
+        with pytest.raises(SystemExit, match="no headers of Python"):
+            setup.checked(Builder)().run()
     with pytest.raises(AssertionError, match="compiles"):
         setup.checked(Builder)().run()
 

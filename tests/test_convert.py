@@ -1,6 +1,7 @@
 """convert and revert: what is swapped, what is left alone, what stays the very same, and what is said about it."""
 
 import copy
+import typing
 
 import pytest
 import torch
@@ -28,6 +29,12 @@ class Translator(torch.nn.Module):
 
 def some(*shape, device):
     return random(*shape, dtype=torch.float32, device=device)
+
+
+def test_type_checkers_are_told_that_the_type_stays():
+    for change in (fusedrnn.convert, fusedrnn.revert):
+        hints = typing.get_type_hints(change)
+        assert hints["model"] is hints["return"] and hints["model"].__bound__ is torch.nn.Module
 
 
 def converted(model, change=fusedrnn.convert):
@@ -60,9 +67,9 @@ def test_a_model_is_converted_in_place_with_one_line_for_each_module(device):
     assert model.twin is model.encoder[1] and type(model.twin) is fusedrnn.LSTM
     assert model.encoder[0] is linear and type(linear) is torch.nn.Linear
     torch.testing.assert_close(model(x), before)
-    assert converted(model) == []
+    assert converted(model) == ["no torch.nn recurrent module found"]
     assert len(converted(model, fusedrnn.revert)) == 2
-    assert converted(model, fusedrnn.revert) == []
+    assert converted(model, fusedrnn.revert) == ["no fusedrnn module found"]
     assert torch.equal(model(x), before)
 
 
@@ -106,7 +113,10 @@ def test_the_report_is_printed_unless_it_is_turned_off(capsys):
     assert capsys.readouterr().out == "0: torch.nn.GRU -> fusedrnn.GRU\n"
     model = fusedrnn.convert(torch.nn.Sequential(torch.nn.GRU(4, 7)), report=None)
     fusedrnn.revert(model, report=None)
+    fusedrnn.revert(model, report=None)
     assert capsys.readouterr().out == ""
+    fusedrnn.convert(torch.nn.Linear(4, 7))
+    assert capsys.readouterr().out == "no torch.nn recurrent module found\n"
 
 
 # --- parametrized modules ------------------------------------------------------------------------------------------

@@ -4,6 +4,9 @@ import copy
 import inspect
 import io
 import pickle
+import re
+import sys
+import typing
 
 import pytest
 import torch
@@ -65,8 +68,66 @@ def test_the_docstring_lists_the_constructors_arguments_and_forward_says_what_it
     taken |= {"nonlinearity"} if name.startswith("RNN") else {"proj_size"} if name == "LSTM" else set()
     listed = ours.__doc__.split(": torch.nn's\n")[0].rpartition("\n")[2]
     assert set(listed.strip().split(", ")) == taken
-    assert ("\n    recompute: " in ours.__doc__) == issubclass(ours, torch.nn.RNNBase)
+    assert ("\nrecompute: " in inspect.getdoc(ours)) == issubclass(ours, torch.nn.RNNBase)
     assert inspect.signature(ours.forward).return_annotation is not inspect.Signature.empty
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_constructor_shows_the_arguments_that_torch_takes(name):
+    theirs = dict(inspect.signature(getattr(torch.nn, name) if name.endswith("Cell") else torch.nn.RNNBase).parameters)
+    shown = dict(inspect.signature(getattr(fusedrnn, name)).parameters)
+    if not name.endswith("Cell"):
+        del theirs["mode"]
+        recompute = shown.pop("recompute")
+        assert recompute.kind is inspect.Parameter.KEYWORD_ONLY and recompute.default is False
+    if name in ("RNN", "GRU"):
+        del theirs["proj_size"]  # which still stands before device and dtype
+        assert all(shown[key].kind is inspect.Parameter.KEYWORD_ONLY for key in ("device", "dtype"))
+    order = list(shown)
+    if name == "RNN":
+        assert order.index("nonlinearity") == 3 and shown.pop("nonlinearity").default == "tanh"
+    assert [(p.name, p.default) for p in shown.values()] == [(p.name, p.default) for p in theirs.values()]
+    given = [4, 7, False] if name.endswith("Cell") else [4, 7, 2, *["relu"] * (name == "RNN"), False]
+    ours, torchs = (getattr(library, name)(*given) for library in (fusedrnn, torch.nn))
+    assert repr(ours) == repr(torchs)
+    with pytest.raises(TypeError) as said:
+        getattr(torch.nn, name)(4, 7, hidden=3)
+    with pytest.raises(TypeError, match=re.escape(str(said.value))):
+        getattr(fusedrnn, name)(4, 7, hidden=3)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="needs typing.get_overloads")
+@pytest.mark.parametrize("function", [fusedrnn.LSTM.forward, fusedrnn.functional.lstm], ids=["LSTM", "lstm"])
+def test_what_type_checkers_are_told_of_cell_states(function):
+    told, taken = typing.get_overloads(function), list(inspect.signature(function).parameters)
+    assert all(list(inspect.signature(each).parameters) == taken for each in told)
+    hints = [typing.get_type_hints(each) for each in told]
+    assert [hint["return_cell_states"] for hint in hints] == [typing.Literal[False], typing.Literal[True], bool]
+    two, three, either = (hint["return"] for hint in hints)
+    assert (len(typing.get_args(two)), len(typing.get_args(three))) == (2, 3)
+    assert either == two | three == typing.get_type_hints(function)["return"]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(getattr(getattr(fusedrnn, name), method) for name in CLASSES for method in ("__init__", "forward")),
+        *(getattr(fusedrnn.functional, name) for name in fusedrnn.functional.__all__ if name != "Weights"),
+    ],
+    ids=lambda function: function.__qualname__,
+)
+def test_every_signature_is_typed(function):
+    hints, names = typing.get_type_hints(function), inspect.signature(function).parameters.keys() - {"self"}
+    untyped = {"device", "dtype"} if "Cell.__init__" in function.__qualname__ else set()  # they are torch.nn's
+    assert names - hints.keys() <= untyped and "return" in hints
+
+
+@pytest.mark.parametrize("name", CLASSES[:3])
+def test_forward_says_all_by_itself(name):
+    forward = getattr(fusedrnn, name).forward
+    said, (_, *taken) = inspect.getdoc(forward), inspect.signature(forward).parameters
+    assert all(f"\n{each}: " in said for each in taken)
+    assert "Raises " in said and "RNN.forward" not in said
 
 
 @pytest.mark.parametrize("name, kwargs", ARGUMENTS, ids=str)

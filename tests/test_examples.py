@@ -14,9 +14,9 @@ NUMBER = r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 
 @pytest.fixture
 def example(tmp_path):
-    """Run an example outside the repository and return what it printed."""
+    """Run an example outside the repository and return what it printed, of errors if it is to refuse."""
 
-    def run(name, *options, launcher=()):
+    def run(name, *options, launcher=(), refuses=False):
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, *launcher, str(ROOT / "examples" / f"{name}.py"), *map(str, options)],
@@ -27,8 +27,8 @@ def example(tmp_path):
             encoding="utf-8",
             timeout=120,
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert done.returncode == (2 if refuses else 0), done.stderr
+        return done.stderr if refuses else done.stdout
 
     return run
 
@@ -111,6 +111,10 @@ def test_train_distributed_learns_alone_and_goes_on_from_its_checkpoint(example)
     losses = numbers(first, "loss #")
     [further] = numbers(example("train_distributed", "--steps", 1, "--load", "checkpoint"), "loss #")
     assert losses[-1] < 0.5 * losses[0] and further < 0.5 * losses[0]
+
+
+def test_train_distributed_takes_no_empty_batch(example):
+    assert "above 0; got 0" in example("train_distributed", "--batch", 0, refuses=True)
 
 
 @pytest.mark.slow

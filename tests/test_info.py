@@ -49,6 +49,12 @@ def test_the_version_is_an_option(capsys):
     assert stop.value.code == 0 and capsys.readouterr().out == f"fusedrnn {fusedrnn.__version__}\n"
 
 
+def test_help_is_what_there_is_without_a_command(capsys):
+    main([])
+    out = capsys.readouterr().out
+    assert out.startswith("usage: python -m fusedrnn") and "print version, location" in out
+
+
 def test_unknown_commands_are_refused(capsys):
     with pytest.raises(SystemExit):
         main(["build"])

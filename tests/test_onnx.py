@@ -109,6 +109,12 @@ def test_cells(kind, tmp_path):
                 torch.testing.assert_close(theirs, ours)
 
 
+def test_translations_that_were_forgotten_can_be_told_from_the_error():
+    layer, x = fusedrnn.GRU(I, H).eval(), random(5, 3, I, dtype=torch.float32)
+    with pytest.raises(torch.onnx.OnnxExporterError, match="No ONNX function found for .*fusedrnn.layer"):
+        torch.onnx.export(layer, (x,), dynamo=True, verbose=False)
+
+
 class Resetting(Call):
     def forward(self, x, reset):
         return self.layer(x, reset=reset)[0]

@@ -186,9 +186,16 @@ def test_every_cell_of_the_kernels_has_a_plan_and_prints():
         assert p.strategy in text and p.isa in text and p.reason in text and f"{p.workspace_bytes:,}" in text
 
 
+@pytest.mark.parametrize("name, cell", [("LSTM", "lstm"), ("Gru", "gru"), ("RNN", "rnn_tanh"), ("rnn", "rnn_tanh")])
+def test_cells_go_by_the_names_of_classes_too(name, cell):
+    assert plan(name, 20, 4, 32, threads=2) == plan(cell, 20, 4, 32, threads=2)
+
+
 @pytest.mark.parametrize(
     "arguments, parts",
     [
+        (("LSTN", 1, 1, 1), ["'LSTN'", "rnn_tanh", "gru"]),
+        ((None, 1, 1, 1), ["None", "rnn_tanh", "gru"]),
         (("lstn", 1, 1, 1), ["lstn", "rnn_tanh", "gru"]),
         (("lstm", -1, 1, 1), ["T", "0", "-1"]),
         (("lstm", 1, 1, 0), ["H", "1", "0"]),

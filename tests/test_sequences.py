@@ -7,6 +7,7 @@ from helpers import DTYPES, LAYERS, doubled, flat, make, named, outcome, random,
 from ragged import LENGTHS, OPTIONS, RESET, SHAPES, B, H, I, T, given_on
 from tolerances import assert_all_close, assert_close
 
+from fusedrnn import functional
 
 # --- the modules against torch.nn, each row and each segment run alone ---------------------------------------------
 
@@ -196,6 +197,27 @@ def test_no_steps_with_every_option(batch_first, device):
     outputs = named(ours(x, lengths=[0] * B, reset=reset, return_cell_states=True))
     assert outputs["y"].shape == outputs["c"].shape == ((B, 0, H) if batch_first else (0, B, H))
     assert outputs["h_n"].shape == outputs["c_n"].shape == (1, B, H)
+
+
+@pytest.mark.parametrize("form", ["list", "NumPy"])
+@pytest.mark.parametrize("shape", ["time first", "batch first", "one sequence"])
+def test_lengths_and_resets_may_be_lists_or_arrays(shape, form, device):
+    ours = make("gru", I, H, batch_first=shape == "batch first", device=device)[0]
+    x, lengths, reset = random(4, 3, I, device=device), torch.tensor([4, 0, 3]), torch.arange(12).view(4, 3) % 5 == 0
+    if shape == "batch first":
+        x, reset = x.transpose(0, 1), reset.t()
+    if shape == "one sequence":
+        x, lengths, reset = x[:, 0], lengths[2], reset[:, 0]
+    as_given = (lambda t: t.tolist()) if form == "list" else (lambda t: t.numpy())
+    expected = ours(x, lengths=lengths, reset=reset.to(device))
+    assert all(map(torch.equal, flat(ours(x, lengths=as_given(lengths), reset=as_given(reset))), flat(expected)))
+    if shape == "time first":
+        weights = ours._weights()
+        found = functional.gru(x, weights, lengths=as_given(lengths), reset=as_given(reset))
+        assert all(map(torch.equal, flat(found), flat(expected)))
+    if shape != "time first":  # of no steps, a list has no room for the rows there
+        empty, nothing = (x[:0], []) if shape == "one sequence" else (x[:, :0], [[]] * 3)
+        assert ours(empty, reset=nothing)[0].numel() == 0
 
 
 @pytest.mark.parametrize("by", ["torch", "NumPy"])

@@ -10,7 +10,9 @@ functional_call, weight_norm and parametrizations.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,11 +20,14 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from .. import _ops, functional
+from .._types import Flags, Lengths
 from ..functional import Weights
 from ..plan import CudaPlan, Plan, plan
 
-# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with first states in 20 instead of 37; on a later
-# machine, H = 8, with resets or lengths in 5.2 instead of 9.3.
+Constructor = TypeVar("Constructor", bound=Callable[..., Any])
+
+# Most calls in one: an LSTM's, one step of H = 64, in 15 µs instead of 25, with initial states in 20 instead of 37; on
+# a later machine, H = 8, with resets or lengths in 5.2 instead of 9.3.
 _call = _ops.direct("module", None)
 
 
@@ -59,6 +64,11 @@ class Ours:
         """Refuse torch.jit.script, which calls this before it reads any source."""
         _refuse("torch.jit.script", "torch.export")
 
+    def _slow_forward(self, *args, **kwargs):
+        """Answer torch.jit.trace before `forward`, to which ONNX export hands keyword-only defaults by position."""
+        refuse_tracers(None)
+        return super()._slow_forward(*args, **kwargs)
+
 
 _TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
 
@@ -83,6 +93,7 @@ class Recurrent(Ours):
             self.recompute = True
 
     def extra_repr(self) -> str:
+        """What torch.nn prints of the layer, and recompute where it is on."""
         return super().extra_repr() + (", recompute=True" if self.recompute else "")
 
     def flatten_parameters(self) -> None:
@@ -138,13 +149,15 @@ class Recurrent(Ours):
     def _run(self, input, states, lengths, reset, reset_to, cell_states=False):
         """Run all layers and return y, h_n, c_n and c in the caller's layout.
 
-        states: the tuple of initial states, (h_0,) or (h_0, c_0), or None
+        states: the initial states: the tuple (h_0,), or an LSTM's hx as it was given, or None
         """
         if self._checks_are_ours and self._weights_are_plain and not torch.compiler.is_dynamo_compiling():
             results = _call(self.__dict__, input, states, lengths, reset, reset_to, cell_states, self.recompute)
             if results is not None:
                 return results
         refuse_tracers(input)
+        if states is not None and self.mode == "LSTM":
+            states = functional.pair(states)
         if isinstance(input, PackedSequence):
             return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
         batched = input.dim() == 3
@@ -188,7 +201,8 @@ class Recurrent(Ours):
         return y, h_n, c_n, c
 
     def _permuted(self, states, order):
-        hidden = self.permute_hidden(tuple(states) if self.mode == "LSTM" else states[0], order)  # a subclass's, perhaps
+        states = tuple(states) if self.mode == "LSTM" else states[0]
+        hidden = self.permute_hidden(states, order)  # a subclass's, perhaps
         return hidden if self.mode == "LSTM" else (hidden,)
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
@@ -213,19 +227,37 @@ class Recurrent(Ours):
         )
 
     def _check(self, x, states, batch_sizes):
-        # How many sequences a packed input has is a value, which no compiler knows: the operator compares it with the states.
+        # How many sequences a packed input has is a value, which no compiler knows: the operator compares it with the
+        # states.
         left_to_the_operator = batch_sizes is not None and torch.compiler.is_compiling()
         if self._checks_are_ours and (states is None or left_to_the_operator):
             return self.check_input(x, batch_sizes)
         if states is None:  # a subclass's checks get zeros, as from torch.nn
-            count, widths = self.num_layers * (1 + self.bidirectional), (self.proj_size or self.hidden_size, self.hidden_size)
+            count = self.num_layers * (1 + self.bidirectional)
+            widths = self.proj_size or self.hidden_size, self.hidden_size
             B = x.size(0 if self.batch_first else 1) if batch_sizes is None else int(batch_sizes[0])
             states = [x.new_zeros(count, B, width) for width in widths[: 1 + (self.mode == "LSTM")]]
         self.check_forward_args(x, states if self.mode == "LSTM" else states[0], batch_sizes)
 
 
+def constructor(shown: Constructor) -> Constructor:
+    """Make a layer's constructor with a signature for help() and type checkers; torch.nn's shows only *args, **kwargs.
+
+    Arguments are passed on unchanged: torch.nn reads and refuses them.
+    """
+
+    @functools.wraps(shown)
+    def __init__(self, *args, **kwargs):
+        Recurrent.__init__(self, *args, **kwargs)
+
+    return __init__
+
+
 def _batch_first_again(y: Tensor) -> Tensor:
-    """Return y (B, T, ...) of (T, B, ...); where no gradient is recorded no view of it, which could not be changed in place later."""
+    """Return y (B, T, ...) of (T, B, ...).
+
+    Where no gradient is recorded it is no view, which could not be changed in place later.
+    """
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return y.transpose(0, 1)
     with torch._C._AutoDispatchBelowADInplaceOrView():
@@ -248,12 +280,9 @@ def _batched_state(state: Tensor, batched: bool) -> Tensor:
     return state if batched else state.unsqueeze(1)
 
 
-def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) -> Tensor:
+def _as_lengths(lengths: Lengths | int, B: int, batched: bool) -> Tensor:
     """Check lengths against the caller's layout and return them as (B,); the op checks their values."""
-    if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, device="cpu")  # as_tensor would have torch.compile take the values for constants
-        if not lengths.numel():
-            lengths = lengths.long()  # an empty list says nothing of its dtype
+    lengths = functional.lengths_as_tensor(lengths)
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers; got {lengths.dtype}")
     expected = (B,) if batched else ()
@@ -263,10 +292,11 @@ def _as_lengths(lengths: Tensor | Sequence[int] | int, B: int, batched: bool) ->
     return lengths if batched else lengths.unsqueeze(0)
 
 
-def _as_reset(reset: Tensor, input: Tensor, batched: bool, batch_first: bool) -> Tensor:
+def _as_reset(reset: Flags | PackedSequence, input: Tensor, batched: bool, batch_first: bool) -> Tensor:
     """Check reset against the input's own layout, and return it (T, B)."""
     if isinstance(reset, PackedSequence):
         raise ValueError("reset must be a tensor, as the input is; got a PackedSequence")
+    reset = functional.reset_as_tensor(reset, input.device)
     name, expected = ("(B, T)" if batch_first else "(T, B)"), tuple(input.shape[:2])
     if not batched:
         name, expected = "(T,)", (input.size(1 if batch_first else 0),)

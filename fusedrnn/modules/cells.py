@@ -57,7 +57,9 @@ class Cell(Ours):
             raise RuntimeError(f"input has inconsistent input_size: got {input.size(1)} expected {self.input_size}")
         for i, state in enumerate(states):
             if state.size(0) != input.size(0):
-                raise RuntimeError(f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}")
+                raise RuntimeError(
+                    f"Input batch size {input.size(0)} doesn't match hidden{i} batch size {state.size(0)}"
+                )
             if state.size(1) != self.hidden_size:
                 raise RuntimeError(
                     f"hidden{i} has inconsistent hidden_size: got {state.size(1)}, expected {self.hidden_size}"
@@ -100,6 +102,8 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
     """
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); or all without B, for a single sample."""
+        """Return the next (h, c), (B, H) each, from input (B, I) and hx = (h, c); or all without B, for one sample."""
+        if hx is not None and type(hx) is not tuple:
+            refuse_tracers(input)  # whose stand-ins have no length
         h_0, c_0 = (None, None) if hx is None else functional.pair(hx)
         return self._step("lstm", input, h_0, c_0)
