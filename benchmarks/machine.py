@@ -7,8 +7,8 @@ many sizes over and over (from the first byte to the last or, where that is fast
 meeting of all threads costs (on CUDA: a launch in a graph), the rate of the logistic function over values in the first
 cache, and what the smallest of modules with as many inputs as a layer has takes, one that joins five numbers, without
 and with their gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the
-recurrent weights' bytes, R the rate of reading so many bytes (of the measured size nearest to it), A that of reading as many as
-all weights have, F the rate of functions, and of what stands before and after a bar whichever takes longer,
+recurrent weights' bytes, R the rate of reading so many bytes (of the measured size nearest to it), A that of reading
+as many as all weights have, F the rate of functions, and of what stands before and after a bar whichever takes longer,
 
     walk     = input products / P | input weights / A, + T · (a step's recurrent products / P | W / R, + meeting)
                + what W / A takes longer than such a step, in the first one

@@ -18,8 +18,9 @@ OURS, RECOMPUTE, WHOLE = "fusedrnn", "fusedrnn-recompute", "fusedrnn-whole"
 TF32, TF32_SPACING = "torch.nn, TF32 as by default", 2**-10
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
 LEAST_ROUNDS = 5
-# Of the machine's best speed, whose clock alone varies by a tenth: what is measured at less does not count, where enough was
-# measured at more.
+# Of the machine, by its speed, whose clock alone varies by a tenth, and by how long a contender waited for a processor:
+# what is measured with less of it does not count, where enough was measured with more. Beside another process that
+# computes, samples of 10 ms wait for 4 ms and more; on a calm machine they do not wait.
 CALM = 0.85
 PATIENCE = 2  # times the seconds that timing may take where it does not come to enough of that
 
@@ -170,7 +171,7 @@ def time_in_turns(passes, seconds, rounds=None, clock=watched(wall_clock), speed
 
     There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race. clock: see `watched`.
     speed: what part of its best speed the machine has just now, asked before and after each round, for a virtual one
-    does not see who has its processors. The least of a round counts; where others have the machine, there are more rounds.
+    does not see who has its processors. The least of a round counts; where others have the machine, more are made.
     """
     repeats, samples, failures, speeds = {}, {name: [] for name in passes}, {}, []
 
