@@ -9,6 +9,7 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 
 def missing(error, program, remedy):
-    """End a program that a package is missing for, with one line that says how to get it."""
-    print(f"{program} needs {error.name.partition('.')[0]}: {remedy}", file=sys.stderr)
+    """End a program that cannot import something, with one line: how to get a package, or how to mend a build."""
+    package = isinstance(error, ModuleNotFoundError) and error.name.partition(".")[0]
+    print(f"{program} needs {package}: {remedy}" if package else f"{program}: {error}", file=sys.stderr)
     sys.exit(2)

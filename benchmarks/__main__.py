@@ -20,17 +20,16 @@ try:
     from fusedrnn.info import facts
 
     from . import gate, machine, page, pictures, runner, suites, tables
-    from .cases import CONTENDERS, LAYERS, PASSES, RAGGED
-    from .timing import OURS, ROOT
-except ModuleNotFoundError as error:  # for --help as well
+    from .cases import CONTENDERS, LAYERS, PASSES, RAGGED, too_large
+    from .timing import OURS, ROOT, unwritable
+except ImportError as error:  # for --help as well
     missing(error, "python -m benchmarks", 'pip install --no-build-isolation -e ".[bench]"')
 
 OUT = ROOT / "benchmarks" / "out"
-LARGEST = 2**33  # bytes of an input or a weight matrix
 
 
 def size(text):
-    if not text.isdigit() or int(text) == 0:
+    if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"must be a whole number above 0; got {text!r}")
     return int(text)
 
@@ -112,21 +111,21 @@ def check(options, parser):
         parser.error("this build of fusedrnn is for the CPU alone: python -m fusedrnn info")
     if options.device != "cuda" and "graph" in (options.passes or ()):
         parser.error("the pass graph needs --device cuda")
-    B, T, H = (max(given or [1]) for given in (options.batch, options.seq_len, options.hidden))
-    if 8 * max(B * T * H, 4 * H * H) > LARGEST:
-        parser.error(f"sizes too large: B={B} T={T} H={H} makes a tensor of more than {LARGEST >> 30} GB in float64")
+    reason = next(filter(None, (too_large(case) for case, *_ in suites.select(options)[0])), None)
+    if reason:
+        parser.error(reason)
     if options.output and options.output.exists() and not options.output.is_dir():
         parser.error(f"--output must be a folder; {options.output} is a file")
 
 
-def measured(options, console, command):
+def measured(options, folder, console, command):
     """Run what the options ask for behind a progress bar; return the result and where it lies."""
     rows, budget = suites.select(options)
     facts = machine.environment(options.device, command)
     if options.device == "cpu" and facts["load"] and facts["load"] > facts["cores"] / 2:
         console.print(f"the machine is busy (load {facts['load']} on {facts['cores']} cores): expect noise")
     stem = f"{options.device}-{options.suite}-{re.sub('[-:]', '', facts['date'][:19]).replace('T', '-')}"
-    path = (options.output or OUT) / f"{stem}.json"
+    path = folder / f"{stem}.json"
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), "left:"
     with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
         task = progress.add_task("measuring the machine's ceilings", total=len(rows))
@@ -160,6 +159,11 @@ def main(arguments=None):
     except gate.BadResult as error:
         print(f"python -m benchmarks: {error}", file=sys.stderr)
         return 2
+    folder = options.output or (path.parent if path else OUT)
+    refused = unwritable(folder / "page.html")
+    if refused:
+        print(f"python -m benchmarks: {folder} cannot be written to: {refused}", file=sys.stderr)
+        return 2
     if options.threads:
         torch.set_num_threads(options.threads)
     if result is None:
@@ -170,10 +174,10 @@ def main(arguments=None):
         torch.backends.cuda.matmul.allow_tf32 = options.tf32
         try:
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=options.tf32):
-                result, path = measured(options, console, " ".join(["python -m benchmarks", *given]))
+                result, path = measured(options, folder, console, " ".join(["python -m benchmarks", *given]))
         except KeyboardInterrupt:
             return 130  # before the first row
-    report(result, options.output or path.parent, path.stem, [path] * (options.report is None), console)
+    report(result, folder, path.stem, [path] * (options.report is None), console)
     fine = sound(result)
     if old:
         verdict = gate.compare(old, result)

@@ -101,7 +101,7 @@ class Pass:
         return [self.apart.receive(*described) for described in self.apart.ask(self.mode, "outputs")]
 
     def clock(self, repeats):
-        """Seconds that a pass takes, on the average of `repeats`."""
+        """Seconds that a pass takes, on the average of `repeats`, and what part of the machine was there."""
         with stopped(besides=self.apart):
             return self.apart.ask(self.mode, "clock", repeats)
 
@@ -127,9 +127,9 @@ class Served:
     def clock(self, repeats):
         if self.took < 10 * timing.SAMPLE_SECONDS:
             timing.wall_clock(self.run, repeats)  # the others have had the caches
-        seconds = timing.wall_clock(self.run, repeats)
+        seconds, share = timing.watched(timing.wall_clock)(self.run, repeats)
         self.took = repeats * seconds
-        yield seconds
+        yield seconds, share
 
     def peak(self):
         yield memory.peak(self.run)

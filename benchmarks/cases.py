@@ -10,7 +10,8 @@ torch.nn's layer is called step by step, as a program has to.
 Ragged cases start from a padded batch and end with one. In "packed" both layers are given packed rows, and packing and
 unpacking count; in "lengths" ours is told the lengths, and torch.nn's runs over the padding and clears it, or over
 packed rows where both directions leave it no choice. "fusedrnn-whole" leaves resets and lengths alone and runs whole
-rows: what those cost is seen beside it.
+rows: what those cost is seen beside it. "torch.nn, TF32 as by default" is what a program has that leaves torch's
+settings alone: cuDNN multiplies float32 in TF32.
 """
 
 import copy
@@ -24,16 +25,17 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import fusedrnn
 
 from . import peers
-from .timing import OURS, RECOMPUTE, WHOLE
+from .timing import OURS, RECOMPUTE, TF32, WHOLE
 
 LAYERS = {"lstm": "LSTM", "gru": "GRU", "rnn": "RNN"}
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 FUNCTIONS = {"lstm": 5, "gru": 3, "rnn": 1}  # sigmoid and tanh of a unit and step
 PASSES = ("infer", "train-forward", "backward", "step", "graph")
-CONTENDERS = ("torch.nn", OURS, RECOMPUTE, WHOLE, *peers.PEERS)
+CONTENDERS = ("torch.nn", OURS, RECOMPUTE, WHOLE, *peers.PEERS)  # that may be asked for
 RAGGED = ("packed", "lengths")
 FORMS = ("", "cell", "reset")
 RESETS = 0.05  # of all steps
+LARGEST = 2**33  # bytes of all weights, or of all outputs
 MOST_COPIES = 512  # of the input, to rotate on CUDA
 
 
@@ -135,6 +137,29 @@ class Contender:
         return replay
 
 
+class ByDefault(Contender):
+    """One that runs with cuDNN's settings as torch has them by default."""
+
+    allowed = staticmethod(lambda: torch.backends.cudnn.flags(enabled=True, allow_tf32=True))
+
+    def __init__(self, layer, forward, *data):
+        super().__init__(layer, self.allowed()(forward), *data)
+
+    def gradients(self, x, y):
+        with self.allowed():
+            return super().gradients(x, y)
+
+
+def too_large(case):
+    """Why a case is not worth a try, or None."""
+    sides = 1 + case.bidirectional
+    widths = case.H + (case.layers - 1) * sides * case.H + case.layers * case.H  # of the inputs and of the states
+    weights, outputs = sides * GATES[case.cell] * case.H * widths, case.layers * sides * case.B * case.T * case.H
+    if 8 * max(weights, outputs) > LARGEST:
+        return f"sizes too large: {case} takes more than {LARGEST >> 30} GB in float64"
+    return None
+
+
 def packing(case):
     """{pass: what a packed contender does beside its layer, as a function of nothing}: torch packs and unpacks the rows."""
     lengths, dtype = case.sequence_lengths(), getattr(torch, case.dtype)
@@ -183,7 +208,7 @@ def copies(x):
 
 
 def contenders(case, device="cpu", names=("torch.nn", OURS)):
-    """Return ({name: Contender}, torch.nn's in float64 on the CPU, {name: why it cannot run}), all on the same data.
+    """Return ({name: Contender}, torch.nn's in float64, {name: why it cannot run}), all on the same data.
 
     The first contender is the one whose rounding errors ours are held against. Weights and data do not depend on the
     dtype, so neither does the truth.
@@ -204,8 +229,8 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
     rows = (case.B,) if cell else (case.T, case.B)
     x = in_every_dtype(torch.randn(*rows, case.H))
     d_y = d_whole = in_every_dtype(torch.randn(*rows, (1 + case.bidirectional) * case.H))
-    lengths, resets, state = case.sequence_lengths(), case.resets(), in_every_dtype(torch.randn(case.B, case.H))
-    there, anew = lengths.to(device), resets.to(device)
+    lengths, state = case.sequence_lengths(), in_every_dtype(torch.randn(case.B, case.H))
+    there, anew = lengths.to(device), case.resets().to(device)
     if case.ragged:
         padding = (torch.arange(case.T)[:, None] >= lengths)[..., None]
         mask = padding.to(device)
@@ -220,8 +245,8 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
         h = state.to(weight.device, weight.dtype)
         return (lambda x_: layer(x_, (h, h))[0]) if case.cell == "lstm" else (lambda x_: layer(x_, h))
 
-    def contender(layer, forward, dtype=dtype, device=device, d_y=d_y):
-        return Contender(layer, forward, list(layer.parameters()), x.to(device, dtype), d_y.to(device, dtype))
+    def contender(layer, forward, dtype=dtype, d_y=d_y, kind=Contender):
+        return kind(layer, forward, list(layer.parameters()), x.to(device, dtype), d_y.to(device, dtype))
 
     def whole(layer):
         return one_step(layer) if cell else lambda x_: layer(x_)[0]
@@ -248,6 +273,8 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
     if WHOLE in names:
         ours = fusedrnn.convert(copy.deepcopy(theirs), report=None)
         found[WHOLE] = contender(ours, whole(ours), d_y=d_whole)
+    if TF32 in names:
+        found[TF32] = contender(theirs, forward(theirs), kind=ByDefault)
     for name in names:
         if name in peers.PEERS:
             try:
@@ -257,9 +284,14 @@ def contenders(case, device="cpu", names=("torch.nn", OURS)):
                 refused[name] = str(reason)
             except Exception as error:  # a peer that cannot even be set up is a row, not the end
                 refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    double = true.double()
-    truly = stepped(double, resets) if case.form == "reset" else packed(double) if case.ragged else whole(double)
-    return found, contender(double, truly, torch.float64, "cpu"), refused
+    double = true.to(device, torch.float64)
+    truly = stepped(double, anew) if case.form == "reset" else packed(double) if case.ragged else whole(double)
+    return found, contender(double, truly, torch.float64), refused
+
+
+def true_step(case, device="cpu"):
+    """What a whole step computes in float64, there and for the CPU."""
+    return [tensor.detach().cpu() for tensor in contenders(case, device, ())[1].run("step")()]
 
 
 def stepped(layer, resets):

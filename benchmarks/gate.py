@@ -15,6 +15,9 @@ from .timing import OURS
 
 SLOWER, ALL_SLOWER = 1.25, 1.08
 TELLING = ("device", "cpu", "cores", "threads", "torch")  # of the environment
+NEEDED = {"environment", "suite", "results"}, {"cpu", "threads", "torch", "date"}  # of a result, of its environment
+OF_ROWS = {"case", "pass", "contenders", "ratios", "limit_s", "flops"}
+OF_ROWS |= {"cell", "B", "T", "H", "layers", "bidirectional", "dtype", "ragged"}
 
 
 class BadResult(ValueError):
@@ -25,6 +28,9 @@ def read(path):
     """The result in a file. Raises BadResult with one line of reason."""
     try:
         result = json.loads(path.read_text())
+        keys = [(NEEDED[0], result), (NEEDED[1], result["environment"]), *((OF_ROWS, row) for row in result["results"])]
+        if not all(needed <= found.keys() for needed, found in keys):
+            raise KeyError
         keyed(result)
         return result
     except OSError as error:

@@ -2,9 +2,10 @@
 
 Four parts, each in processes of its own and within its share of the time: the extension is built for this GPU; the
 tests run on it; compute-sanitizer watches every kernel at small sizes; and the layers race torch.nn's (cuDNN). One
-JSON file gathers all, written anew after each part, so that a run cut short loses little. Exits with 0, with 1 where a
-part failed, and with 2 where there is no GPU or no torch. It needs torch and the CUDA toolkit alone; rich prints nicer
-tables.
+JSON file gathers all, written anew after each part; what tests and race have found so far lies beside it, a line each.
+Exits with 0, with 1 where a part failed, with 2 where there is no GPU, a package is missing or the file cannot be
+written, and with 130 after Ctrl-C or SIGTERM, with what was found by then. It needs the CUDA toolkit, torch's build for
+it, setuptools, ninja, numpy and pytest; rich prints nicer tables, pytest-xdist runs the tests side by side.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,14 +32,21 @@ try:
     import torch
 
     from . import gpu_report, outcomes, timing
-    from .timing import ROOT
+    from .timing import OURS, ROOT
 except ModuleNotFoundError as error:
     missing(error, "python -m benchmarks.gpu_check", "install its build for your CUDA, from pytorch.org")
 
 SECONDS = {"build": 180, "tests": 240, "sanitizer": 60, "benchmark": 90}  # shares of the time
-TOOLS = ("memcheck", "racecheck", "synccheck")
-STALLED = 75  # seconds without a test that begins or ends: one hangs
-MOST_RUNS = 8  # of pytest, which starts again after each test that hangs or takes the process with it
+NEEDED = ("setuptools", "ninja", "numpy", "pytest")  # besides torch
+TOOLS = {  # and what they are told, as far as the installed ones know of it
+    "memcheck": {"--destroy-on-device-error": "kernel"},  # or nothing runs after the first finding
+    "racecheck": {"--racecheck-deadlock-timeout": "15000"},  # ms
+    "synccheck": {},
+}
+STALLED = {"tests": 75, "benchmark": 30}  # seconds without anything that begins or ends: something hangs
+MOST_RUNS = 8  # of what starts again after each test that hangs or takes the process with it
+SAMPLED = 5  # seconds from one look at the GPU's clocks to the next, during the race
+STOP = threading.Event()  # set by Ctrl-C and SIGTERM: what runs is killed, and what was found is written
 
 
 # --- processes -----------------------------------------------------------------------------------------------------
@@ -46,14 +55,14 @@ MOST_RUNS = 8  # of pytest, which starts again after each test that hangs or tak
 def run(command, seconds, alive=lambda: True, **environment):
     """Run a command in the root folder and return (exit status, output); None for the status if it was killed.
 
-    It is killed, with all that it started, after `seconds` or as soon as `alive` says no.
+    It is killed, with all that it started, after `seconds`, when `alive`, asked once a second, says no, and by STOP.
     """
     end = time.monotonic() + seconds
     with tempfile.TemporaryFile("w+", errors="replace") as output:
         given = {"cwd": ROOT, "env": {**os.environ, **environment}, "start_new_session": True}
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, **given)
         try:
-            while process.poll() is None and time.monotonic() < end and alive():
+            while process.poll() is None and time.monotonic() < end and not STOP.is_set() and alive():
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(min(1, max(0, end - time.monotonic())))
             status = process.poll()
@@ -69,7 +78,8 @@ def ended(status, seconds):
     """How a process ended that should have returned 0, as what to add to a part's record."""
     if status == 0:
         return {"status": "passed"}
-    reason = f"not done after {seconds:.0f} s" if status is None else f"exit status {status}"
+    killed = "interrupted" if STOP.is_set() else f"not done after {seconds:.0f} s"
+    reason = killed if status is None else f"exit status {status}"
     return {"status": "failed", "reason": reason}
 
 
@@ -89,7 +99,7 @@ def architecture(major, minor):
     return f"{major}.{minor}" + "a" * ((major, minor) in {(9, 0), (10, 0)})
 
 
-def build(seconds):
+def build(seconds, written=None):
     arch = architecture(*torch.cuda.get_device_capability())
     settings = {"FUSEDRNN_CUDA": "1", "TORCH_CUDA_ARCH_LIST": arch, "MAX_JOBS": str(os.cpu_count())}
     # Without ninja a build for the CPU alone, which lies there, would count as up to date.
@@ -102,29 +112,47 @@ def build(seconds):
     return {**record, **ended(status, 60), "info": tail(info)}
 
 
-def tests(seconds):
-    end = time.monotonic() + seconds
+def to_its_end(part, command, written, seconds, done=(0,), meanwhile=lambda: None, **settings):
+    """Run a command that writes outcomes, and again after each hang and crash: it goes on with what had not begun.
+
+    command: of the seconds that are left. Returns (outcomes by name, last exit status, last output, how often it ran).
+    """
+    end, found = time.monotonic() + seconds, {}
+    written.write_text("")
+
+    def stirs():
+        meanwhile()
+        return time.time() - written.stat().st_mtime < STALLED[part]
+
+    for runs in range(1, MOST_RUNS + 1):
+        known = len(found)
+        os.utime(written)  # from now on, a file that stays untouched for long means that something hangs
+        left = end - time.monotonic()
+        status, output = run(command(left), left, stirs, **settings)
+        found = outcomes.read(written)
+        if status in done or STOP.is_set() or time.monotonic() > end or len(found) == known:  # the last: it got nowhere
+            break
+    return found, status, output, runs
+
+
+def tests(seconds, written):
+    command = [sys.executable, "-m", "pytest", "tests", "-p", "benchmarks.outcomes_plugin", "-m", "cuda and not slow"]
+    command.append("--continue-on-collection-errors")
+    settings = {"FUSEDRNN_OUTCOMES": str(written)}
+    if importlib.util.find_spec("xdist"):
+        workers = min(8, os.cpu_count())
+        command += ["-n", str(workers)]
+        settings["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // workers))
     with tempfile.TemporaryDirectory() as folder:
-        written, before = Path(folder) / "outcomes.jsonl", Path(folder) / "before.jsonl"
-        written.touch()
-        command = [sys.executable, "-m", "pytest", "tests", "-p", "benchmarks.outcomes", "-m", "cuda and not slow"]
-        settings = {outcomes.VARIABLE: str(written), outcomes.BEFORE: str(before)}
-        if importlib.util.find_spec("xdist"):
-            workers = min(8, os.cpu_count())
-            command += ["-n", str(workers)]
-            settings["OMP_NUM_THREADS"] = str(max(1, os.cpu_count() // workers))
-        found = {}
-        for runs in range(1, MOST_RUNS + 1):
-            known = len(found)
+        settings["FUSEDRNN_OUTCOMES_BEFORE"] = before = str(Path(folder) / "before.jsonl")
+
+        def command_anew(left):
             shutil.copyfile(written, before)
-            os.utime(written)  # from now on, a file that stays untouched for long means that a test hangs
-            stirs = lambda: time.time() - written.stat().st_mtime < STALLED
-            status, output = run(command, end - time.monotonic(), stirs, **settings)
-            found = outcomes.read(written)
-            complete = status in (0, 1, 5)  # all passed, some failed, none left
-            if complete or time.monotonic() > end or len(found) == known:  # the last: this run got nowhere
-                break
-        return judged(found, complete, runs, tail(output))
+            return command
+
+        done = 0, 1, 5  # all passed, some failed, none left
+        found, status, output, runs = to_its_end("tests", command_anew, written, seconds, done, **settings)
+    return judged(found, status in done, runs, tail(output))
 
 
 def judged(found, complete, runs, output):
@@ -147,14 +175,17 @@ def judged(found, complete, runs, output):
     return record if record["status"] == "passed" else {**record, "output": output}
 
 
-def sanitizer(seconds):
+def sanitizer(seconds, written=None):
     """The tools side by side: most of their time goes by before the first kernel."""
-    program = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
+    program = sanitizer_program()
     if not program:
-        return {"status": "skipped", "reason": "compute-sanitizer is not on the PATH"}
+        return {"status": "skipped", "reason": "compute-sanitizer is neither in the toolkit nor on the PATH"}
+    known = run([program, "--help"], 20)[1]
+    names = "--kernel-name" if "--kernel-name" in known else "--kernel-regex"  # the latter until 2023.3
 
     def watch(tool):
-        options = ["--tool", tool, "--error-exitcode", "9", "--print-limit", "20", "--kernel-regex", "kns=fusedrnn"]
+        options = ["--tool", tool, "--error-exitcode", "9", "--print-limit", "20", names, "kns=fusedrnn"]
+        options += [word for option in TOOLS[tool].items() if option[0] in known for word in option]
         # without torch's cache each tensor is an allocation of its own, with bounds to be watched
         uncached = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
         status, output = run([program, *options, *this_module("--sanitize-target")], seconds, **uncached)
@@ -169,12 +200,28 @@ def sanitizer(seconds):
     return {**verdict, "tools": tools}
 
 
-def benchmark(seconds):
-    with tempfile.TemporaryDirectory() as folder:
-        written = Path(folder) / "rows.jsonl"
-        status, output = run(this_module("--race-to", written, "--budget", 0.8 * seconds), seconds)
-        rows = [json.loads(line) for line in written.read_text().splitlines()] if written.exists() else []
-    record = {**ended(status, seconds), "rows": rows, "clocks": clocks()}
+def sanitizer_program():
+    """That of the toolkit that the extension is built with, or another one, or None."""
+    from torch.utils.cpp_extension import CUDA_HOME  # only here: it needs setuptools
+
+    places = [os.path.join(CUDA_HOME, "bin")] if CUDA_HOME else []
+    places += [os.environ.get("PATH", os.defpath), "/usr/local/cuda/bin"]
+    return shutil.which("compute-sanitizer", path=os.pathsep.join(places))
+
+
+def benchmark(seconds, written):
+    sampled, due = [], time.monotonic()
+
+    def sample():
+        nonlocal due
+        if time.monotonic() >= due:
+            sampled.append(clocks())
+            due = time.monotonic() + SAMPLED
+
+    command = lambda left: this_module("--race-to", written, "--budget", 0.9 * left)
+    found, status, output, runs = to_its_end("benchmark", command, written, seconds, meanwhile=sample)
+    rows = joined(found)
+    record = {**ended(status, seconds), "rows": rows, "runs": runs, "clocks": sampled}
     wrong = [row["case"] for row in rows for result in row["contenders"].values() if not result["right"]]
     wrong += [f"{row['case']}: {row['refused']['auto']}" for row in rows if "auto" in row["refused"]]
     if status == 0 and (wrong or not rows):
@@ -182,12 +229,29 @@ def benchmark(seconds):
     return record if status == 0 else {**record, "output": tail(output)}
 
 
+def joined(found):
+    """The rows of the race, of the outcomes of each rival in each; their ratio is that of fusedrnn's own choice."""
+    rows = {}
+    for record in found.values():
+        row = rows.setdefault(record["row"]["case"], {**record["row"], "contenders": {}, "refused": {}, "ratio": None})
+        if record["outcome"] == "refused":
+            row["refused"][record["rival"].removeprefix(f"{OURS} ")] = record["message"]
+            continue
+        begun = timing.failure(RuntimeError("it hung, took the process with it, or the time was up"))
+        row["contenders"][record["rival"]] = record.get("result", begun)
+        if record["rival"] == f"{OURS} auto":
+            row["ratio"] = record.get("result", {}).get("ratio")
+    return list(rows.values())
+
+
 # --- what is said and written --------------------------------------------------------------------------------------
 
 
 def query(*fields):
-    """What nvidia-smi says of the first GPU, by field; nothing where it says nothing."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", "--id=0"]
+    """What nvidia-smi says, by field, of the GPU that torch calls the first; nothing where it says nothing."""
+    uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
+    which = f"GPU-{uuid}" if uuid else "0"  # which may be another one's number, by CUDA_VISIBLE_DEVICES
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader", f"--id={which}"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
         if done.returncode == 0:
@@ -226,14 +290,25 @@ def check(names, budget, output, parts, facts):
         start = time.monotonic()
         seconds = max(1, (end - start) * SECONDS[name] / sum(SECONDS[later] for later in names[i:]))
         print(f"{name}: at most {seconds:.0f} s", flush=True)
+        written = output.with_name(f"{output.stem}-{name}.jsonl")  # until the result has what it says
         try:
-            record = parts[name](seconds)
+            record = parts[name](seconds, written)
         except Exception as error:  # a broken part must not keep the others from running
             record = {"status": "failed", "reason": f"{type(error).__name__}: {error}"}
         result["parts"][name] = {"seconds": round(time.monotonic() - start, 1), **record}
-        result["complete"] = name == names[-1]
+        result["complete"] = name == names[-1] and not STOP.is_set()
         timing.save(result, output)
+        written.unlink(missing_ok=True)
+        if STOP.is_set():
+            print("interrupted; here is what was found", flush=True)
+            break
     return result
+
+
+def stop(number, frame):
+    """Let what runs be killed and what was found be written; the second time, end at once."""
+    STOP.set()
+    signal.signal(number, signal.SIG_DFL)
 
 
 def parse(arguments):
@@ -241,7 +316,8 @@ def parse(arguments):
     some = lambda text: [name for name in PARTS if name in check_names(text.split(","))]
     parser.add_argument("--parts", type=some, default=list(PARTS), metavar=",".join(PARTS), help="those that run")
     parser.add_argument("--budget", type=float, default=sum(SECONDS.values()), metavar="SECONDS", help="%(default)s")
-    parser.add_argument("--output", type=Path, metavar="FILE.json", help="benchmarks/results/gpu-check-NAME.json")
+    usual = "benchmarks/results/gpu-check-NAME-DATE-TIME.json"
+    parser.add_argument("--output", type=Path, metavar="FILE.json", help=usual)
     parser.add_argument("--sanitize-target", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--race-to", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
@@ -267,13 +343,23 @@ def main(arguments=None):
             return int(gpu_targets.sanitize() > 0)
         gpu_targets.race(options.race_to, options.budget)
         return 0
+    absent = [name for name in NEEDED if not importlib.util.find_spec(name)]
+    if absent:
+        print(f"python -m benchmarks.gpu_check needs {', '.join(absent)}: pip install {' '.join(absent)}")
+        return 2
     facts = environment()
-    slug = re.sub(r"[^a-z0-9]+", "-", facts["device"].lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", f"{facts['device']} {facts['date'][:19]}".lower()).strip("-")
     output = options.output or ROOT / "benchmarks" / "results" / f"gpu-check-{slug}.json"
+    refused = timing.unwritable(output)
+    if refused:
+        print(f"python -m benchmarks.gpu_check: {output} cannot be written: {refused}")
+        return 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     result = check(options.parts, options.budget, output, PARTS, facts)
     gpu_report.show(result)
     print(f"written to {os.path.relpath(output)}")
-    return int(any(part["status"] == "failed" for part in result["parts"].values()))
+    return 130 if STOP.is_set() else int(any(part["status"] == "failed" for part in result["parts"].values()))
 
 
 PARTS = {"build": build, "tests": tests, "sanitizer": sanitizer, "benchmark": benchmark}

@@ -1,21 +1,28 @@
 """What gpu_check runs in processes of its own: every kernel for compute-sanitizer to watch, and the race."""
 
+import collections
 import dataclasses
+import functools
 import itertools
-import json
+import os
 import time
 
 import torch
 
 import fusedrnn
 
-from . import timing
-from .cases import LAYERS, Case, contenders, expected
+from . import outcomes, timing
+from .cases import LAYERS, Case, contenders, expected, true_step
 from .timing import OURS
 
 PASSES = {"train": "step", "infer": "infer"}  # name → pass of the contenders
 STRATEGIES = ("auto", "stepwise", "persistent")
-SHAPES = [(128, 1, 128), (256, 16, 256), (256, 16, 512), (100, 16, 768), (128, 64, 512), (128, 128, 1024)]  # T, B, H
+# torch.nn comes first: its time is known, whatever ours does after it
+RIVALS = {"torch.nn": None, **{f"{OURS} {strategy}": strategy for strategy in STRATEGIES}}
+# T, B, H, large and small in turn: a race that ends early has some of both
+SHAPES = [(128, 128, 1024), (128, 1, 128), (128, 64, 512), (256, 16, 256), (256, 16, 512), (100, 16, 768)]
+CLOCK = timing.watched(timing.cuda_clock)
+MOST_LOST = 2  # processes that a rival may take with it before it is left out of the rest
 # name → dtype, TF32 allowed, relative spacing of its numbers
 PRECISIONS = {
     "float16": ("float16", False, 2**-10),
@@ -35,64 +42,109 @@ def sanitize(device="cuda"):
     # 33 and 64 units stay in a block, 150 meet in a cluster; 1100 across the device, for the lightest of cells
     cases = list(itertools.product(STRATEGIES[1:], layers, dtypes, (33, 64, 150)))
     cases.append(("persistent", layers[-1], torch.float16, 1100))
+    say = functools.partial(print, flush=True)  # or what was said last is lost where a kernel hangs
     failed = 0
     for strategy, (name, given), dtype, H in cases:
-        layer = getattr(fusedrnn, name)(7, H, bidirectional=True, **given).to(device, dtype)
-        x = torch.randn(6, 5, 7, device=device, dtype=dtype, requires_grad=True)
+        title = f"{strategy} {name} {given} {dtype} H={H}"
+        say(title)
         try:
+            layer = getattr(fusedrnn, name)(7, H, bidirectional=True, **given).to(device, dtype)
+            x = torch.randn(6, 5, 7, device=device, dtype=dtype, requires_grad=True)
             with fusedrnn.use_strategy(strategy):
                 layer(x, lengths=[6, 3, 0, 5, 1])[0].float().sum().backward()
+            if device == "cuda":
+                torch.cuda.synchronize()  # raises where a kernel went wrong
         except ValueError as refusal:
-            print(f"{strategy} {name} {given} {dtype} H={H}: {refusal}")
-        except RuntimeError as error:  # of a launch, after which the others may run
-            print(f"{strategy} {name} {given} {dtype} H={H} failed: {error}")
+            say(f"{title}: {refusal}")
+        except RuntimeError as error:
+            say(f"{title} failed: {error}")
             failed += 1
-        if device == "cuda":
-            torch.cuda.synchronize()  # raises where a kernel went wrong, and nothing runs any more
+            if outcomes.context_is_lost():
+                say("the CUDA context is lost: nothing after it can run")
+                break
     return failed
 
 
-def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rounds=None, clock=timing.cuda_clock):
-    """Measure row after row into a file of JSON lines until the time is up, in as many rounds as it allows."""
+def race(path, seconds, device="cuda", shapes=SHAPES, precisions=PRECISIONS, rounds=None, clock=CLOCK):
+    """Measure rival after rival, row after row, until the time is up, and write what comes of it; what had begun
+    is left out.
+
+    Where a kernel takes the CUDA context with it, the process ends, for another one to go on.
+    """
     end = time.monotonic() + seconds
-    planned = left = len(shapes) * len(LAYERS) * len(precisions) * len(PASSES)
-    for (T, B, H), cell in itertools.product(shapes, LAYERS):
+    begun = outcomes.read(path)
+    fatal = [record for record in begun.values() if record["outcome"] == "begun" or record["lost"]]
+    lost = collections.Counter(record["rival"] for record in fatal)
+    planned = list(itertools.product(shapes, LAYERS, precisions.items(), PASSES.items(), RIVALS))
+    left = len(planned) - len(begun)
+    for (T, B, H), cell, (name, (dtype, tf32, eps)), (word, mode), rival in planned:
+        case, title = Case(cell, B, T, H, dtype=dtype), f"{cell} T={T} B={B} H={H} {name} {word}"
+        record = {"test": f"{title}: {rival}", "rival": rival}
+        if record["test"] in begun:
+            continue
         if time.monotonic() > end:
             return
-        truth = contenders(Case(cell, B, T, H))[1].run("step")()
-        for (name, (dtype, tf32, eps)), mode in itertools.product(precisions.items(), PASSES):
-            if time.monotonic() > end:
-                return
-            case, title = Case(cell, B, T, H, dtype=dtype), f"{cell} T={T} B={B} H={H} {name} {mode}"
-            print(title, flush=True)
-            share = max(0.02, 0.5 * (end - time.monotonic()) / left)  # the other half to set up and to verify
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
-                rivals, refused = served({n: c.run(PASSES[mode]) for n, c in contenders(case, device)[0].items()})
-                results = timing.measure(rivals, expected(truth, PASSES[mode]), eps, share, rounds, clock)
-            record = row(title, T, results, refused) | {"pass": mode, "tf32": tf32, "rows": planned}
-            with open(path, "a") as file:
-                file.write(json.dumps({**dataclasses.asdict(case), **record}) + "\n")
-            left -= 1
+        of_row = {"case": title, "pass": mode, "tf32": tf32, "rows": len(planned) // len(RIVALS)}
+        record["row"] = dataclasses.asdict(case) | of_row
+        print(record["test"], flush=True)
+        outcomes.write(path, **record, outcome="begun")
+        share = max(0.02, 0.5 * (end - time.monotonic()) / left)  # the other half to set up and to verify
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        theirs = rival == "torch.nn" or begun[f"{title}: torch.nn"]["outcome"] == "passed"
+        timed = {"eps": eps, "seconds": share, "rounds": rounds, "clock": clock}
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=tf32):
+            if lost[rival] < MOST_LOST:
+                record |= measured(case, mode, rival, theirs, device, **timed)
+            else:
+                record |= {"outcome": "refused", "message": f"left out: it has taken {lost[rival]} processes with it"}
+        record["lost"] = outcomes.context_is_lost()
+        outcomes.write(path, **record)
+        if record["lost"]:
+            os._exit(outcomes.LOST)  # an orderly end would wait for the GPU
+        begun[record["test"]] = record
+        left -= 1
 
 
-def served(passes):
-    """torch.nn's pass and ours in each strategy that can serve, and why the others cannot.
+def measured(case, mode, rival, theirs, device, **timed):
+    """The outcome of a rival, which takes turns with torch.nn, as far as `theirs` says that torch.nn runs."""
+    try:
+        truth = expected(truth_of(dataclasses.replace(case, dtype="float32"), device), mode)
+        found = company(case, device)
+        passes = {"torch.nn": found["torch.nn"].run(mode)} if theirs else {}
+        if RIVALS[rival]:
+            passes[OURS] = within(RIVALS[rival], found[OURS].run(mode))
+            refusal = refused(passes[OURS])
+            if refusal:
+                return {"outcome": "refused", "message": refusal}
+        results = timing.measure(passes, truth, **timed)
+        result = results[OURS if RIVALS[rival] else rival]
+        result |= {"ratio": results["torch.nn"]["ratio"]} if "ratio" in results.get("torch.nn", {}) else {}
+    except Exception as error:  # in setting it up: out of memory, say
+        result = timing.failure(error)
+    if result["right"]:
+        result["per_step_us"] = 1e6 * result["median_s"] / case.T
+    return {"outcome": "passed" if result["right"] else "failed", "result": result}
 
-    One that raises anything but a refusal is a rival, too: measuring it records its failure, and the race goes on.
-    """
-    rivals, refused = {"torch.nn": passes["torch.nn"]}, {}
-    for strategy in STRATEGIES:
-        rival = within(strategy, passes[OURS])
-        try:
-            rival()
-        except ValueError as error:
-            refused[strategy] = str(error).splitlines()[0]
-            continue
-        except RuntimeError:
-            pass
-        rivals[f"{OURS} {strategy}"] = rival
-    return rivals, refused
+
+@functools.lru_cache(maxsize=1)  # all precisions of a layer come one after the other
+def truth_of(case, device):
+    return true_step(case, device)
+
+
+@functools.lru_cache(maxsize=1)  # and both passes of a precision
+def company(case, device):
+    return contenders(case, device)[0]
+
+
+def refused(run):
+    """Why a strategy cannot serve, or None; what goes wrong besides is recorded by who measures it."""
+    try:
+        run()
+    except ValueError as error:
+        return str(error).splitlines()[0]
+    except RuntimeError:
+        pass
+    return None
 
 
 def within(strategy, run):
@@ -101,12 +153,3 @@ def within(strategy, run):
             return run()
 
     return chosen
-
-
-def row(case, T, results, refused):
-    """One row of the race; the ratio is torch.nn's time over that of the strategy which fusedrnn picks by itself."""
-    for result in results.values():
-        if result["right"]:
-            result["per_step_us"] = 1e6 * result["median_s"] / T
-    pair = [results.get(name, {}).get("median_s") for name in ("torch.nn", f"{OURS} auto")]
-    return {"case": case, "contenders": results, "refused": refused, "ratio": pair[0] / pair[1] if all(pair) else None}

@@ -4,11 +4,11 @@ The ceilings are measured in the run that uses them, before and after its rows, 
 large products at the run's dtype and threads (by torch.mm or, where that is faster, by oneDNN with weights that it has
 packed before; float64 counts half of float32 there, for registers hold half as many), the rate of reading buffers of
 many sizes over and over (from the first byte to the last or, where that is faster, forth and back in pieces), what a
-meeting of all threads costs (on CUDA: a launch), the rate of the logistic function over values in the first cache, and
-what the smallest of modules with as many inputs as a layer has takes, one that joins five numbers, without and with
-their gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the recurrent
-weights' bytes, R the rate of reading so many bytes (of the measured size nearest to it), A that of reading as many as
-all weights have, F the rate of functions, and of what stands before and after a bar whichever takes longer,
+meeting of all threads costs (on CUDA: a launch in a graph), the rate of the logistic function over values in the first
+cache, and what the smallest of modules with as many inputs as a layer has takes, one that joins five numbers, without
+and with their gradients (the last two on the CPU alone). The limit of a pass is, with P the rate of products, W the
+recurrent weights' bytes, R the rate of reading so many bytes (of the measured size nearest to it), A that of reading
+as many as all weights have, F the rate of functions, and of what stands before and after a bar whichever takes longer,
 
     walk     = input products / P | input weights / A, + T · (a step's recurrent products / P | W / R, + meeting)
                + what W / A takes longer than such a step, in the first one
@@ -241,8 +241,18 @@ def ceilings_cuda():
     one, read = torch.zeros(1, device="cuda"), {}
     for size in SIZES_CUDA:
         data = torch.ones(size // 4, device="cuda")
-        read[size] = size / fastest(lambda: timing.cuda_clock(data.sum, max(1, 2**26 // size)))
-    return {"threads": 1, "read": read, "meeting_s": fastest(lambda: timing.cuda_clock(lambda: one.add_(1), 1000))}
+        read[size] = size / fastest(replay_of(data.sum, max(1, 2**26 // size)))
+    return {"threads": 1, "read": read, "meeting_s": fastest(replay_of(lambda: one.add_(1), 1000))}
+
+
+def replay_of(call, times):
+    """What measures the seconds of a call, of so many in one graph: Python launches more slowly than small ones run."""
+    call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            call()
+    return lambda: timing.cuda_clock(graph.replay, 1) / times
 
 
 # --- the limit -----------------------------------------------------------------------------------------------------

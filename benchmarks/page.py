@@ -4,7 +4,7 @@ import base64
 from html import escape
 
 from . import machine, tables
-from .timing import OURS, RECOMPUTE
+from .timing import CALM, OURS, RECOMPUTE
 
 STYLE = """body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem;
   padding: 0 1rem; color: #222 }
@@ -20,7 +20,9 @@ timed. Contenders warm up and then take turns, round by round, on the CPU each i
 medians with the tenth and the ninetieth percentile. On CUDA times come from events, with inputs rotated through more
 memory than the L2 cache holds (up to 512 copies; a captured graph keeps its one), and cuDNN runs at the same
 precision, TF32 as the environment says. What compiling takes is not counted. The ratio is a rival's time over
-{OURS}'s, in the median of the rounds: above 1, {OURS} is faster.</p>
+{OURS}'s, in the median of the rounds: above 1, {OURS} is faster. Rounds do not count, as far as there are enough
+others, in which a contender waited for a processor, or before or after which a loop in registers ran below its best
+speed, so that less than {100 * CALM:.0f} % of the machine was there.</p>
 <p>Peak memory is what a pass holds at most beyond what was there before it: on the CPU the running sum of what torch's
 allocator gives and takes back, on CUDA torch's own peak. Scratch memory inside oneDNN and MKL is not seen.</p>"""
 
@@ -73,7 +75,8 @@ def page(result, pictures):
 {losses(result)}
 {inlined}
 <h2>Every row</h2>
-<p>{escape(title)}. “Of the limit” is how near {OURS} comes to the machine's ceilings, see below.</p>
+<p>{escape(title)}. “Of the limit” is how near {OURS} comes to the machine's ceilings, see below; “undisturbed” what
+part of the machine was there in the rounds that count, in the median, and “left out” how many rounds do not.</p>
 {rows}
 <h2>Method</h2>
 {METHOD}

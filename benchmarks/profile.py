@@ -16,10 +16,15 @@ import tempfile
 import time
 from pathlib import Path
 
-import torch
+from . import missing
 
-from .cases import LAYERS, Case, contenders
-from .timing import OURS, ROOT
+try:
+    import torch
+
+    from .cases import LAYERS, Case, contenders, too_large
+    from .timing import OURS, ROOT
+except ImportError as error:
+    missing(error, "python -m benchmarks.profile", "pip install --no-build-isolation -e .")
 
 # kind of work → what the names of its functions have (csrc/cpu)
 KINDS = {
@@ -89,6 +94,9 @@ def main(arguments=None):
     if least <= 0:
         parser.error(f"sizes, threads and seconds must be above 0; got {least}")
     case = Case(options.cell, options.batch, options.seq_len, options.hidden, ragged="lengths" * options.lengths)
+    reason = too_large(case)
+    if reason:
+        parser.error(reason)
     if options.watched:
         return run(case, options.mode, options.threads, options.seconds)
     if not shutil.which("perf"):
@@ -96,8 +104,13 @@ def main(arguments=None):
     command = [sys.executable, "-m", "benchmarks.profile", *(sys.argv[1:] if arguments is None else arguments), "--watched"]
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "perf.data"
-        watched = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=os.environ)
-        watched.stdout.readline()
+        with open(Path(folder) / "said", "w+") as said:
+            watched = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=said, text=True)
+            if not watched.stdout.readline():  # it ended before it began
+                said.seek(0)
+                last = (said.read().strip() or "it says nothing").splitlines()[-1]
+                print(f"python -m benchmarks.profile: the process ended before it began: {last}", file=sys.stderr)
+                return 1
         time.sleep(SETTLE / 2)
         subprocess.run(["perf", "record", "-q", "-F", "4000", "-o", data, "-p", str(watched.pid)], capture_output=True)
         took = watched.stdout.read().strip()

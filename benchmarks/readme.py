@@ -13,8 +13,9 @@ import statistics
 import textwrap
 from pathlib import Path
 
-from .machine import INSTRUCTION_SETS
+from . import gate
 from .cases import Case
+from .machine import INSTRUCTION_SETS
 from .timing import OURS, RECOMPUTE, WHOLE, as_text, of_limit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -406,15 +407,18 @@ def filled(text, content):
     return content
 
 
-if __name__ == "__main__":
+def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description="Regenerates the tables of README.md and docs/.")
     parser.add_argument("--machine", help="the processor's common name, without hyphens: zen5")
     parser.add_argument("results", nargs="*", type=Path, metavar="RESULT.json", help="commit this result first")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.results and not re.fullmatch(r"\w+", options.machine or ""):
         parser.error(f"results need --machine NAME, a word; got {options.machine!r}")
     for given in options.results:
-        result = json.loads(given.read_text())
+        try:
+            result = gate.read(given)
+        except gate.BadResult as error:
+            parser.error(str(error))
         name = committed(result, options.machine)
         if not name:
             made = f"`{result['environment']['command']}`{told(result['environment'])}"
@@ -424,3 +428,7 @@ if __name__ == "__main__":
     for text in TEXTS:
         path = ROOT / text
         path.write_text(filled(text, path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,9 @@
 """Measures row after row within a budget of seconds and writes the result after each one.
 
 Whatever happens in a row stays in it: a contender that is wrong is not timed, one that fails is recorded with its
-error. Ctrl-C and the end of the budget leave what was measured. Rows during which others used the machine are measured
-again at the end.
+error, and so is a row that cannot even be set up. Ctrl-C, the end of the budget and a CUDA context that a kernel has
+taken with it leave what was measured. Rows during which others used the machine are measured again at the end. Launches
+are counted last: a profiler that has once looked at a GPU slows down what runs there after it.
 """
 
 import collections
@@ -13,15 +14,20 @@ import time
 
 import torch
 
-from . import machine, memory, timing
+from . import machine, memory, outcomes, timing
 from .apart import Apart, Pass, ready, stopped
-from .cases import Case, contenders, expected
+from .cases import Case, contenders, expected, true_step
 
 TIMED = 0.35  # of a row's share of the budget; the rest is for verification and for memory
 APART = ("cpu",)  # devices whose contenders have a process each
 MOST_SECONDS = 1.5  # to time a row: beyond, the figures hardly change
 AGAIN = 0.5  # of the budget, which that may take besides
+COUNTING = 0.1  # of the budget, which counting launches may take besides
 PAUSE = 0.5  # seconds, until a machine that others use is asked again
+
+
+class ContextLost(Exception):
+    """A kernel has left the CUDA context useless: nothing runs on the GPU any more in this process."""
 
 
 def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None):
@@ -30,8 +36,8 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
     In 0 seconds nothing is timed.
     """
     rivals, refused = company(case, device, names)
-    truth = expected(whole_truth(case), mode)
-    truths = {timing.WHOLE: expected(whole_truth(case.whole()), mode)} if timing.WHOLE in rivals else {}
+    truth = expected(whole_truth(case, device), mode)
+    truths = {timing.WHOLE: expected(whole_truth(case.whole(), device), mode)} if timing.WHOLE in rivals else {}
     passes, results = {}, {}
     for name, rival in rivals.items():
         try:
@@ -40,23 +46,35 @@ def measure(case, mode, names, seconds, rounds=None, device="cpu", ceilings=None
             results[name] = timing.failure(error)
     eps = torch.finfo(getattr(torch, case.dtype)).eps
     if case.dtype == "float32" and device == "cuda" and torch.backends.cuda.matmul.allow_tf32:
-        eps = 2**-10  # TF32's
-    clock = timing.cuda_clock if device == "cuda" else Pass.clock if device in APART else timing.wall_clock
-    best = (ceilings or {}).get("work_s")
-    speed = (lambda: best / working_time(ceilings)) if best else None
-    results |= timing.measure(passes, truth, eps, seconds, rounds, clock, speed, truths)
+        eps = timing.TF32_SPACING
+    here = timing.watched(timing.cuda_clock if device == "cuda" else timing.wall_clock)
+    clock = Pass.clock if device in APART else here
+    best = best_work(ceilings)
+    speed = (lambda: best / working_time(ceilings)) if "work_s" in (ceilings or {}) else None
+    spacings = {timing.TF32: timing.TF32_SPACING}
+    results |= timing.measure(passes, truth, eps, seconds, rounds, clock, speed, truths, spacings)
     for name, run in passes.items():
         if results[name]["right"]:
-            results[name] |= extras(run, case, device)
+            results[name] |= peak(run, device)
     results |= {name: {"right": False, "error": None, "skipped": reason} for name, reason in refused.items()}
     ratios = {name: result["ratio"] for name, result in results.items() if "ratio" in result}
     work = next((best / result["speed"] for result in results.values() if "speed" in result), None)
-    row = {"case": str(case), "pass": mode, **dataclasses.asdict(case), "contenders": results}
-    row |= {"ratios": ratios, "flops": flops(case, mode), "work_s": work}
+    row = blank(case, mode) | {"contenders": results, "ratios": ratios, "work_s": work}
     if case.ragged == "packed" and device == "cpu" and ceilings and seconds:
         with stopped():
             row["packing_s"] = machine.packing_seconds(case, mode)
     return judged(row, ceilings)
+
+
+def blank(case, mode):
+    """A row without figures."""
+    row = {"case": str(case), "pass": mode, **dataclasses.asdict(case)}
+    return row | {"contenders": {}, "ratios": {}, "flops": flops(case, mode), "work_s": None}
+
+
+def failed(case, mode, names, error, ceilings):
+    """The row of a case that cannot be set up."""
+    return judged(blank(case, mode) | {"contenders": {name: timing.failure(error) for name in names}}, ceilings)
 
 
 def judged(row, ceilings):
@@ -65,8 +83,13 @@ def judged(row, ceilings):
     row["limit_s"] = machine.limit(case, row["pass"], ceilings) if ceilings else None
     if row["limit_s"]:
         row["limit_s"] += row.get("packing_s", 0)
-    row["undisturbed"] = min(1.0, ceilings["work_s"] / row["work_s"]) if row["work_s"] else None
+    row["undisturbed"] = min(1.0, best_work(ceilings) / row["work_s"]) if row["work_s"] else None
     return row
+
+
+def best_work(ceilings):
+    """Seconds that arithmetic takes at best, by which the machine's speed is told; any, where that is unknown."""
+    return (ceilings or {}).get("work_s", 1.0)
 
 
 def working_time(ceilings):
@@ -83,16 +106,29 @@ def company(case, device, names):
 
 
 @functools.lru_cache(maxsize=2)
-def whole_truth(case):
-    return contenders(case)[1].run("step")()
+def whole_truth(case, device):
+    return true_step(case, device)
 
 
-def extras(run, case, device):
+def peak(run, device):
     try:
-        found = {"peak_bytes": run.peak() if device in APART else memory.peak(run, device)}
-        return found | ({"launches_per_step": memory.launches(run) / case.T} if device == "cuda" else {})
+        return {"peak_bytes": run.peak() if device in APART else memory.peak(run, device)}
     except Exception as error:
         return {"memory_failed": timing.said_of(error)}
+
+
+def count_launches(results, rows, device, seconds):
+    """Add to the contenders of each row how many kernels they launch a step, for so many seconds."""
+    end = time.perf_counter() + seconds
+    for row, (case, mode, names) in zip(results, rows):
+        timed = {name: figures for name, figures in row["contenders"].items() if figures["right"]}
+        if time.perf_counter() > end:
+            return
+        for name, figures in timed.items():
+            try:
+                figures["launches_per_step"] = memory.launches(company(case, device, names)[0][name].run(mode)) / case.T
+            except Exception as error:
+                figures["launches_failed"] = timing.said_of(error)
 
 
 def flops(case, mode):
@@ -119,13 +155,26 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
         case, mode, names = rows[number]
         watch(f"{case} {mode}", number)
         began = time.perf_counter()
-        row = measure(case, mode, names, shares[number], options.rounds, options.device, ceilings)
+        try:
+            row = measure(case, mode, names, shares[number], options.rounds, options.device, ceilings)
+        except Exception as error:
+            row = failed(case, mode, names, error, ceilings)
         return row | {"seconds": round(time.perf_counter() - began, 2)}
 
     def save():
         result["seconds"] = round(time.perf_counter() - start, 1)
         timing.save(result, path)
         gc.collect()
+
+    def check(number):
+        if options.device == "cuda" and outcomes.context_is_lost():
+            case, mode, _ = rows[number]
+            raise ContextLost(f"{case} {mode}")
+
+    def timed_again(number):
+        row = timed(number)
+        check(number)
+        return row
 
     try:
         for number, (case, mode, _) in enumerate(rows):
@@ -139,35 +188,40 @@ def run(rows, seconds, facts, ceilings, path, options, watch=lambda row, done: N
             result["results"].append(timed(number))
             result["complete"] = number + 1 == len(rows)
             save()
+            check(number)
         ceilings = result["ceilings"] = machine.higher(ceilings, machine.ceilings(options.dtype, options.device))
         for row in result["results"]:
             judged(row, ceilings)
-        for number, row in again(result["results"], timed, AGAIN * seconds, ceilings):
+        for number, row in again(result["results"], timed_again, AGAIN * seconds, ceilings):
             result["results"][number] = row
             save()
+        if options.device == "cuda":
+            count_launches(result["results"], rows, options.device, COUNTING * seconds)
     except KeyboardInterrupt:
         result["ended"] = f"interrupted after {len(result['results'])} of {len(rows)} rows; here is what was measured"
         result["interrupted"] = True
+    except ContextLost as row:
+        result["ended"] = f"{row} took the CUDA context with it, after {len(result['results'])} of {len(rows)} rows"
     finally:
         company.cache_clear()  # which ends the processes
-    save()
+    timing.save(result, path)
     return result
 
 
 def again(results, timed, seconds, ceilings):
     """Yield (number, row anew) of rows that were disturbed, where that now went better, for so many seconds at most.
 
-    What decides is a loop in registers before and after each round, never what the contenders took.
+    What decides is a loop in registers before and after each round, and how long the contenders waited for a processor,
+    never what they took.
     """
     end, tries = time.perf_counter() + seconds, collections.Counter()
-    disturbed = lambda row: (row["undisturbed"] or 1) < timing.CALM
-    while time.perf_counter() < end and any(map(disturbed, results)):
-        if ceilings["work_s"] < timing.CALM * working_time(ceilings):
+    while time.perf_counter() < end and any(map(timing.disturbed, results)):
+        if "work_s" in ceilings and ceilings["work_s"] < timing.CALM * working_time(ceilings):
             time.sleep(PAUSE)
             continue
         worst_first = lambda n: (tries[n], results[n]["undisturbed"])
-        number = min((n for n, row in enumerate(results) if disturbed(row)), key=worst_first)
+        number = min((n for n, row in enumerate(results) if timing.disturbed(row)), key=worst_first)
         tries[number] += 1
         row = timed(number)
-        if row["undisturbed"] > results[number]["undisturbed"]:
+        if (row["undisturbed"] or 0) > results[number]["undisturbed"]:
             yield number, row | {"again": tries[number]}

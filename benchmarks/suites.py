@@ -5,7 +5,7 @@ import itertools
 
 from .cases import CONTENDERS, LAYERS, RAGGED, Case
 from .peers import LONGEST_UNROLLED
-from .timing import OURS, RECOMPUTE, WHOLE
+from .timing import OURS, RECOMPUTE, TF32, WHOLE
 
 BATCHES, STEPS, WIDTHS = (1, 4, 16, 32, 64, 128), (10, 128, 512), (16, 50, 64, 100, 200, 512, 650, 1024)
 MOST_FLOPS = 1.5e10  # of a forward's products: what is beyond would take the time of all the others
@@ -70,7 +70,9 @@ def select(options):
         usual = [mode for mode in passes if mode != "graph" or options.passes or not packs]
         return [*usual, *(APART if halves and case in TELLING else ())]
 
-    rows = [(case, mode, rivals(case, options)) for case in cases for mode in passes_of(case)]
+    timed_in_float32 = options.dtype == "float32" and options.suite != "memory"
+    besides = (TF32,) if options.device == "cuda" and timed_in_float32 and not options.tf32 else ()
+    rows = [(case, mode, rivals(case, options) + besides) for case in cases for mode in passes_of(case)]
     if asked:
         compiling = sum("compiled" in names and case.T <= LONGEST_UNROLLED for case, _, names in rows)
         seconds = min(560, 10 + SECONDS_PER_ROW * len(rows) + SECONDS_TO_COMPILE * compiling)

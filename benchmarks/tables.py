@@ -7,19 +7,8 @@ from . import timing
 from .timing import OURS, RECOMPUTE
 
 HEADER = ("case", "pass", "rival", "rival's ms", f"{OURS}'s ms", "ratio", "of the limit", "peak MB, rival", "peak MB")
-TITLE = "median ms (p10 to p90); ratio: the rival's time over ours, above 1 fusedrnn is faster"
-
-GROSS = 500  # times the row's limit; torch.nn and ours have not been seen above 440 on a machine that nobody else uses
-
-
-def disturbed(record):
-    """Whether others had the machine in a row: the loop in registers says so, or times that are no contender's own.
-
-    Under a steady load that loop has no better speed to compare itself with.
-    """
-    timed = (record["contenders"].get(name, {}).get("median_s", 0) for name in ("torch.nn", OURS))
-    limit = record.get("limit_s")
-    return (record.get("undisturbed") or 1) < timing.CALM or bool(limit) and max(timed) > GROSS * limit
+HEADER += ("undisturbed", "left out")  # what part of the machine was there in the rounds that count; how many do not
+TITLE = "median ms (p10 to p90); ratio: the rival's time over ours, above 1 fusedrnn is faster; * disturbed by others"
 
 
 def rows(result):
@@ -31,9 +20,10 @@ def rows(result):
         for rival in [name for name in found if name != OURS] or [OURS]:
             ratio = record["ratios"].get(rival)
             cells = [record["case"], record["pass"], rival, timing.as_text(found[rival]), timing.as_text(ours)]
-            cells += ["" if ratio is None else f"{ratio:.2f}" + "*" * disturbed(record)]
+            cells += ["" if ratio is None else f"{ratio:.2f}" + "*" * timing.disturbed(record)]
             cells += [percent(timing.of_limit(record, OURS) if "p10_s" in ours else None)]
             cells += [megabytes(found[rival].get("peak_bytes")), megabytes(ours.get("peak_bytes"))]
+            cells += [percent(record.get("undisturbed")), left_out(found[rival])]
             table.append((cells, ratio))
     return table
 
@@ -55,6 +45,12 @@ def percent(share):
     return "" if share is None else f"{100 * share:.0f} %"
 
 
+def left_out(figures):
+    """Of all rounds, those that do not count since others had the machine, where there were such."""
+    count = figures.get("rounds_left_out")
+    return f"{count} of {count + figures['rounds']}" if count else ""
+
+
 def megabytes(size):
     return "" if size is None else f"{size / 1e6:.3g}"
 
@@ -72,9 +68,11 @@ def ratios_by_rival(result):
 def verdicts(result):
     """Geometric mean and losses against each rival, what was wrong, failed or skipped, and how the run ended."""
     said = [f"{rival}: {line}" for rival, each in ratios_by_rival(result).items() for line in timing.verdict(each)]
-    marked = sum(bool(record["ratios"]) and disturbed(record) for record in result["results"])
-    if marked:
-        said += [f"disturbed by other programs, marked *, but in the mean: {marked} of {len(result['results'])} rows"]
+    disturbed = ["{case} {pass}".format_map(record) for record in result["results"] if timing.disturbed(record)]
+    if disturbed:
+        share = f"{len(disturbed)} of {len(result['results'])} rows"
+        why = f"in which others used the machine to the end ({'; '.join(disturbed)})"
+        said.insert(0, f"not to be trusted, means that hold them included: {share}, {why}")
     skipped = {}
     for record in result["results"]:
         for name, figures in record["contenders"].items():
@@ -107,7 +105,7 @@ def ceilings(result):
 def make_console():
     console = Console()
     if not console.is_terminal:
-        console.width = 180  # a file or a pipe has no width of its own
+        console.width = 200  # a file or a pipe has no width of its own
     return console
 
 

@@ -1,10 +1,12 @@
 """What the benchmarks share: who may be timed, how contenders take turns, and what is said of the ratios."""
 
+import contextlib
 import itertools
 import json
 import math
 import statistics
 import subprocess
+import tempfile
 import time
 import timeit
 from pathlib import Path
@@ -13,10 +15,12 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, RECOMPUTE, WHOLE = "fusedrnn", "fusedrnn-recompute", "fusedrnn-whole"
+TF32, TF32_SPACING = "torch.nn, TF32 as by default", 2**-10
 SAMPLE_SECONDS = 2e-3  # shorter passes are repeated to fill one sample
 LEAST_ROUNDS = 5
-# Of the machine's best speed, whose clock alone varies by a tenth: what is measured at less does not count, where enough was
-# measured at more.
+# Of the machine, by its speed, whose clock alone varies by a tenth, and by how long a contender waited for a processor:
+# what is measured with less of it does not count, where enough was measured with more. Beside another process that
+# computes, samples of 10 ms wait for 4 ms and more; on a calm machine they do not wait.
 CALM = 0.85
 PATIENCE = 2  # times the seconds that timing may take where it does not come to enough of that
 
@@ -43,6 +47,27 @@ def cuda_clock(run, repeats):
     return 1e-3 * start.elapsed_time(stop) / repeats
 
 
+def watched(clock):
+    """The clock that returns (seconds, what part of the machine was there), of one that returns seconds."""
+
+    def watching(run, repeats):
+        start, before = time.perf_counter(), waited()
+        seconds = clock(run, repeats)
+        took = time.perf_counter() - start
+        return seconds, took / (took + max(0, waited() - before))
+
+    return watching
+
+
+def waited():
+    """Seconds for which this process' threads have waited for processors that others had, where the system tells."""
+    total = 0
+    for path in Path("/proc/self/task").glob("*/schedstat"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            total += int(path.read_text().split()[1])
+    return 1e-9 * total
+
+
 def prepare(run):
     """Do what a pass needs beforehand, where it needs something, and return the pass."""
     getattr(run, "prepare", lambda: None)()
@@ -63,11 +88,14 @@ def relative_errors(results, truth):
     return [e if math.isfinite(e) else math.inf for e in errors]
 
 
-def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock, speed=None, truths=None):
+def measure(
+    passes, truth, eps, seconds, rounds=None, clock=watched(wall_clock), speed=None, truths=None, spacings=None
+):
     """Verify the contenders, time those that are right, and return {name: its figures}, ready for a JSON file.
 
-    truths: {name: what that one should return instead of `truth`}.
-    In 0 seconds nothing is timed. speed: see `time_in_turns`; rounds in which others had the machine do not count.
+    truths: {name: what that one should return instead of `truth`}; spacings: {name: its numbers', instead of `eps`}.
+    In 0 seconds nothing is timed. clock and speed: see `time_in_turns`; rounds in which others had the machine do not
+    count.
 
     Another order of the same sums: ours may be three times as far off as torch's, and a few roundings where torch
     happens to be exact. In float64 the truth is torch's own and as rounded as ours (against 80 bits, an RNN's gradients of
@@ -82,8 +110,10 @@ def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock, speed=No
         except Exception as error:  # out of memory included; an interrupt is none
             results[name] = failure(error)
             continue
-        yardstick = yardstick or [3 * error + roundings * eps for error in found]
-        bounds = yardstick if name.startswith(OURS) else [4 * eps**0.5] * len(found)
+        ours = name.startswith(OURS)
+        yardstick = yardstick or (None if ours else [3 * error + roundings * eps for error in found])
+        nonsense = 4 * (spacings or {}).get(name, eps) ** 0.5
+        bounds = yardstick if ours and yardstick else [nonsense] * len(found)
         right = all(error <= bound for error, bound in zip(found, bounds))
         results[name] = {"error": max(found) if max(found) < math.inf else None, "right": right}  # no infinity in JSON
     right = {name: run for name, run in passes.items() if results[name]["right"]}
@@ -96,9 +126,8 @@ def measure(passes, truth, eps, seconds, rounds=None, clock=wall_clock, speed=No
     samples = {name: [each[turn] for turn in counted] for name, each in samples.items()}
     for name, seconds_each in samples.items():
         results[name] |= {**figures(seconds_each), "rounds": len(seconds_each)}
-        if speed:
-            results[name] |= {"rounds_left_out": len(speeds) - len(counted)}
-            results[name] |= {"speed": statistics.median(speeds[turn] for turn in counted)}
+        results[name] |= {"rounds_left_out": len(speeds) - len(counted)}
+        results[name] |= {"speed": statistics.median(speeds[turn] for turn in counted)}
         if name != OURS and OURS in samples:
             results[name]["ratio"] = paired_ratio(seconds_each, samples[OURS])
     return results
@@ -109,6 +138,11 @@ def calm_rounds(speeds):
     calm = [turn for turn, speed in enumerate(speeds) if speed >= CALM]
     best = sorted(range(len(speeds)), key=lambda turn: -speeds[turn])[:LEAST_ROUNDS]
     return calm if len(calm) >= LEAST_ROUNDS else sorted(best)
+
+
+def disturbed(row):
+    """Whether others used the machine in most rounds of a row that count."""
+    return (row.get("undisturbed") or 1) < CALM
 
 
 def paired_ratio(theirs, ours):
@@ -132,12 +166,12 @@ def figures(samples):
     return {"median_s": statistics.median(samples), "p10_s": deciles[0], "p90_s": deciles[-1]}
 
 
-def time_in_turns(passes, seconds, rounds=None, clock=wall_clock, speed=None):
+def time_in_turns(passes, seconds, rounds=None, clock=watched(wall_clock), speed=None):
     """Return ({name: seconds per pass, one for each round}, {name: what it raised}, [the machine's speed in each round]).
 
-    There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race. speed: what part of its best
-    speed the machine has just now, asked before and after each round, of which the lower one counts; where others have the
-    machine, more rounds are made.
+    There are `rounds` rounds, or as many as fit into `seconds`. What raises is out of the race. clock: see `watched`.
+    speed: what part of its best speed the machine has just now, asked before and after each round, for a virtual one
+    does not see who has its processors. The least of a round counts; where others have the machine, more are made.
     """
     repeats, samples, failures, speeds = {}, {name: [] for name in passes}, {}, []
 
@@ -147,6 +181,7 @@ def time_in_turns(passes, seconds, rounds=None, clock=wall_clock, speed=None):
         except Exception as error:
             failures[name] = error
             del samples[name]
+            return None, None
 
     def done(turn):
         if rounds or turn < LEAST_ROUNDS:
@@ -155,21 +190,23 @@ def time_in_turns(passes, seconds, rounds=None, clock=wall_clock, speed=None):
         return time.perf_counter() - start > seconds * (1 if calm else PATIENCE)
 
     for name in passes:
-        once = attempt(name, 1)  # warm-up, after the run that was verified
+        once, _ = attempt(name, 1)  # warm-up, after the run that was verified
         if once is not None and once < 10 * SAMPLE_SECONDS:
-            once = attempt(name, 1)
+            once, _ = attempt(name, 1)
         repeats[name] = max(1, round(SAMPLE_SECONDS / once)) if once else 1
     speed = speed or (lambda: 1.0)
     start, before = time.perf_counter(), speed()
     for turn in itertools.count():
         if done(turn) or not samples:
             return samples, failures, speeds
+        shares = []
         for name in list(samples) if turn % 2 else list(samples)[::-1]:
-            sample = attempt(name, repeats[name])
+            sample, share = attempt(name, repeats[name])
             if sample is not None:
                 samples[name].append(sample)
+                shares.append(share)
         after = speed()
-        speeds.append(min(before, after))
+        speeds.append(min(before, after, *shares))
         before = after
 
 
@@ -201,6 +238,20 @@ def save(result, path):
     beside = path.with_suffix(".part")
     beside.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
     beside.replace(path)
+
+
+def unwritable(path):
+    """Why no file can be written there, or None; makes its folder."""
+    if path.is_dir():
+        return "it is a folder"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return None
+    except FileExistsError:
+        return "its folder is a file"
+    except OSError as error:
+        return error.strerror
 
 
 def commit():

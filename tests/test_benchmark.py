@@ -28,6 +28,7 @@ CEILINGS = {"threads": 2, "flops": 1e9, "read": {1024: 1e9, 1048576: 1e8}, "meet
 def bench(tmp_path, monkeypatch):
     """Run the program in this process, with imagined ceilings and without pictures; return (exit status, what it wrote)."""
     monkeypatch.setattr(runner, "APART", ())
+    monkeypatch.setattr(timing, "waited", lambda: 0)  # as if nobody else used this machine
     monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS)
     monkeypatch.setattr(program.pictures, "draw", lambda *_: {})
 
@@ -40,7 +41,7 @@ def bench(tmp_path, monkeypatch):
 
 def test_benchmark_runs_as_a_program_and_writes_everything(tmp_path):
     command = [sys.executable, "-m", "benchmarks", *TINY, "--ragged", "--threads", "1", "--cells", "gru,rnn"]
-    command += ["--passes", "infer,step", "--output", str(tmp_path)]
+    command += ["--passes", "infer,step", "--budget", "10", "--output", str(tmp_path)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "torch.nn: geometric mean of 8 ratios" in run.stdout and "losses: " in run.stdout
@@ -119,7 +120,8 @@ def test_what_fails_while_it_is_timed_leaves_the_race():
         if next(calls) > 3:
             raise RuntimeError("worn out")
 
-    samples, failures, _ = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, lambda run, repeats: run() or 1.0)
+    clock = lambda run, repeats: run() or (1.0, 1.0)
+    samples, failures, _ = timing.time_in_turns({"a": fails, "b": lambda: None}, 0, 4, clock)
     assert str(failures["a"]) == "worn out" and samples == {"b": [1.0] * 4}
 
 
@@ -131,11 +133,12 @@ def test_a_contender_apart_computes_the_same_and_its_errors_come_back():
         found = there[name].run(mode)
         for theirs, ours in zip(found(), timing.prepare(here[name].run(mode))(), strict=True):
             assert theirs.dtype == torch.bfloat16 and torch.equal(theirs, ours)
-        assert found.clock(2) > 0 and found.peak() > 0
+        seconds, share = found.clock(2)
+        assert seconds > 0 and 0 < share <= 1 and found.peak() > 0
     with pytest.raises(RuntimeError) as raised:
         there["fusedrnn"].run("nonsense")()
     assert timing.said_of(raised.value) == "KeyError: 'nonsense'"
-    assert there["fusedrnn"].run("infer").clock(1) > 0, "and it goes on"
+    assert there["fusedrnn"].run("infer").clock(1)[0] > 0, "and it goes on"
 
 
 def test_a_contender_apart_that_dies_is_a_failure_and_leaves_the_others():
@@ -165,8 +168,8 @@ def test_processes_apart_stand_still_while_one_is_timed_and_end_with_their_objec
         deadline = time.perf_counter() + 10
         while state(other) != "T" and time.perf_counter() < deadline:
             time.sleep(0.01)
-        assert state(other) == "T" and state(one) != "T" and one.run("infer").clock(1) > 0
-    assert other.run("infer").clock(1) > 0, "it goes on afterwards"
+        assert state(other) == "T" and state(one) != "T" and one.run("infer").clock(1)[0] > 0
+    assert other.run("infer").clock(1)[0] > 0, "it goes on afterwards"
     process = other.process
     del each, other
     process.join(10)
@@ -216,7 +219,7 @@ def test_rows_in_which_others_used_the_machine_are_measured_again(bench, monkeyp
 def test_rounds_in_which_others_used_the_machine_do_not_count():
     seconds, speeds = iter(range(1, 100)), iter([1.0, 1.0, 0.5, 0.5, 0.97, 1.0, 1.0, 0.96, 0.99, 1.0])
     passes, truth = {timing.OURS: lambda: [torch.zeros(1)]}, [torch.zeros(1)]
-    clock = lambda run, repeats: float(next(seconds))  # one to warm up, then 2 to 10
+    clock = lambda run, repeats: (float(next(seconds)), 1.0)  # one to warm up, then 2 to 10
     (found,) = timing.measure(passes, truth, 1e-7, 1, 9, clock, lambda: next(speeds)).values()
     # Before and after: rounds 2 to 4 have less than the machine's speed.
     assert found["rounds"] == 6 and found["rounds_left_out"] == 3
@@ -229,10 +232,141 @@ def test_where_others_always_use_the_machine_the_best_rounds_count():
     assert timing.calm_rounds([0.5, 0.6]) == [0, 1]
 
 
+def test_rounds_in_which_a_contender_waited_for_a_processor_do_not_count():
+    shares = [1.0, *[1.0] * 4, 0.3, 0.9, 1.0, 0.6, 1.0]  # to warm up, and in nine rounds
+    taken = iter([(1 / share, share) for share in shares])
+    passes, truth = {timing.OURS: lambda: [torch.zeros(1)]}, [torch.zeros(1)]
+    (found,) = timing.measure(passes, truth, 1e-7, 1, 9, lambda run, repeats: next(taken)).values()
+    assert found["p10_s"] == found["median_s"] == 1.0 and found["p90_s"] < 1.2 and found["rounds"] == 7
+    assert found["rounds_left_out"] == 2 and found["speed"] == 1.0
+
+
+def test_a_clock_that_is_watched_tells_what_part_of_the_machine_was_there(monkeypatch):
+    waited, now = iter([7.0, 7.0, 9.0, 12.0]), iter([0.0, 2.0, 5.0, 6.0])
+    monkeypatch.setattr(timing, "waited", lambda: next(waited))
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(now))
+    clock = timing.watched(lambda run, repeats: 1.5)
+    assert [clock(None, 1) for _ in range(2)] == [(1.5, 1.0), (1.5, 0.25)]
+
+
+BESIDE = """
+import os, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+while True:
+    pass
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="needs a Linux that counts how long threads wait")
+def test_another_process_on_the_same_processor_is_seen():
+    code = f"import subprocess, sys, time; other = subprocess.Popen([sys.executable, '-c', {BESIDE!r}]); import os; "
+    code += "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); time.sleep(1); from benchmarks import timing\n"
+    code += "end = time.perf_counter() + 1\nwhile time.perf_counter() < end: pass\nprint(timing.waited())\nother.kill()"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert float(run.stdout) > 0.2, run.stderr
+
+
+def test_means_that_hold_disturbed_rows_say_so(bench, monkeypatch, capsys):
+    waited = itertools.count(step=100)
+    monkeypatch.setattr(timing, "waited", lambda: next(waited))
+    status, written = bench(*TINY, "--cells", "gru", "--passes", "infer", "--budget", "1")
+    assert status == 0 and written["results"][0]["undisturbed"] < 0.01
+    said = "1 of 1 rows, in which others used the machine to the end (gru B=3 T=5 H=7 infer)"
+    assert said in capsys.readouterr().out
+
+
+def test_a_row_that_cannot_be_set_up_is_recorded_and_the_others_run(bench, monkeypatch, capsys):
+    true_step = runner.true_step
+
+    def no_room(case, device):
+        if case.cell == "gru":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes\nmore")
+        return true_step(case, device)
+
+    monkeypatch.setattr(runner, "true_step", no_room)
+    runner.whole_truth.cache_clear()
+    status, written = bench(*TINY, "--cells", "gru,rnn", "--passes", "infer")
+    failed, fine = (record["contenders"] for record in written["results"])
+    assert status == 1 and written["complete"] and fine["fusedrnn"]["right"]
+    assert all("can't allocate memory" in figures["failed"] for figures in failed.values()) and len(failed) == 2
+    assert "gru B=3 T=5 H=7 infer: fusedrnn is not timed: RuntimeError: Default" in capsys.readouterr().out
+
+
+def run_as_on_cuda(monkeypatch, path, rows, measure, lost=lambda: False):
+    """What the runner makes of rows on a GPU that is not there."""
+    options = program.parse([])
+    options.device = "cuda"
+    monkeypatch.setattr(runner, "measure", measure)
+    monkeypatch.setattr(runner.outcomes, "context_is_lost", lost)
+    monkeypatch.setattr(machine, "ceilings", lambda dtype, device: CEILINGS)
+    return runner.run(rows, 60, {}, CEILINGS, path, options)
+
+
+def measured(case, mode, names, *_):
+    return runner.blank(case, mode) | {"contenders": {name: {"right": True} for name in names}}
+
+
+def test_a_cuda_context_that_is_lost_ends_the_run_with_what_was_measured(tmp_path, monkeypatch):
+    rows = [(cases.Case(cell, 3, 5, 7), "infer", ("torch.nn", timing.OURS)) for cell in ("rnn", "gru", "lstm")]
+    done = []
+
+    def measure(case, mode, names, *more):
+        done.append(case)
+        if case.cell == "gru":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return measured(case, mode, names)
+
+    monkeypatch.setattr(runner, "count_launches", lambda *_: pytest.fail("nothing runs on the GPU any more"))
+    result = run_as_on_cuda(monkeypatch, tmp_path / "run.json", rows, measure, lambda: len(done) == 2)
+    assert len(done) == 2 and not result["complete"]
+    assert json.loads((tmp_path / "run.json").read_text())["ended"] == result["ended"]
+    assert result["ended"] == "gru B=3 T=5 H=7 infer took the CUDA context with it, after 2 of 3 rows"
+    assert "illegal memory access" in result["results"][1]["contenders"]["fusedrnn"]["failed"]
+    assert not program.sound(result)
+
+
+def test_launches_are_counted_after_everything_is_timed(tmp_path, monkeypatch):
+    rows = [(cases.Case(cell, 3, 5, 7), "infer", ("torch.nn", timing.OURS)) for cell in ("rnn", "gru")]
+    order = []
+    company = lambda case, device, names: (cases.contenders(case, names=names)[0], {})
+    company.cache_clear = lambda: None
+    monkeypatch.setattr(runner, "company", company)
+    monkeypatch.setattr(runner.memory, "launches", lambda run: order.append("count") or run() and 10)
+    measure = lambda *given: order.append("time") or measured(*given)
+    result = run_as_on_cuda(monkeypatch, tmp_path / "run.json", rows, measure)
+    assert order == ["time"] * 2 + ["count"] * 4 and result["complete"]
+    assert all(figures["launches_per_step"] == 2 for row in result["results"] for figures in row["contenders"].values())
+
+
+def test_on_cuda_float32_torch_nn_also_runs_as_by_default(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(program, "facts", lambda: {"cuda": "13.0"})
+    rows = lambda *given: suites.select(program.parse(["--device", "cuda", *given]))[0]
+    names = lambda *given: {name for *_, names in rows(*given) for name in names}
+    assert timing.TF32 in names() and timing.TF32 in names("--suite", "costs")
+    for others in (["--tf32"], ["--dtype", "float16"], ["--suite", "memory"]):
+        assert timing.TF32 not in names(*others)
+
+
+def test_who_runs_as_by_default_is_allowed_tf32_forward_and_backward_and_held_to_it(monkeypatch):
+    monkeypatch.setattr(runner, "APART", ())
+    seen, forward, grad = [], torch.nn.GRU.forward, torch.autograd.grad
+    allowed = lambda: seen.append(torch.backends.cudnn.allow_tf32)
+    slightly_off = lambda layer, x: allowed() or [forward(layer, x)[0] * (1.01 if seen[-1] else 1)]
+    monkeypatch.setattr(torch.nn.GRU, "forward", slightly_off)
+    monkeypatch.setattr(torch.autograd, "grad", lambda *given: allowed() or grad(*given))
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        row = runner.measure(cases.Case("gru", 3, 5, 7), "step", ("torch.nn", timing.TF32), 0)
+        assert not torch.backends.cudnn.allow_tf32
+    assert all(figures["right"] for figures in row["contenders"].values())
+    assert seen[::2] == seen[1::2] and set(seen) == {False, True}, "the others are not, forward or backward"
+
+
 def test_where_others_use_the_machine_more_rounds_are_made(monkeypatch):
     now = itertools.count()  # a second passes whenever the time is asked for
     monkeypatch.setattr(timing.time, "perf_counter", lambda: next(now))
-    rounds = lambda speed, count=None: len(timing.time_in_turns({"a": int}, 20, count, lambda *_: 1.0, lambda: speed)[2])
+    clock = lambda *_: (1.0, 1.0)
+    rounds = lambda speed, count=None: len(timing.time_in_turns({"a": int}, 20, count, clock, lambda: speed)[2])
     calm, disturbed = rounds(1.0), rounds(0.5)
     assert calm > timing.LEAST_ROUNDS and disturbed == calm + 20 * (timing.PATIENCE - 1)
     assert rounds(0.5, 7) == 7
@@ -284,7 +418,7 @@ def test_who_leaves_out_resets_or_lengths_is_wrong(left_out, monkeypatch):
 
 def test_contenders_take_turns():
     order = []
-    clock = lambda run, repeats: order.append(run) or 1.0
+    clock = lambda run, repeats: order.append(run) or (1.0, 1.0)
     timing.time_in_turns({"a": "A", "b": "B"}, 0, 3, clock)
     assert order == ["A", "B", *"BA", *"AB", *"BA"], "after one call of each to warm up"
 
@@ -293,7 +427,7 @@ def test_the_ratio_is_that_of_the_rounds():
     """Ours takes 1 or 2 as the machine is quick or slow, theirs 1.5 or 3; the medians alone would say 2 and 1.5."""
     seconds = {"ours": [1, 1, 2, 2, 2], "theirs": [1.5, 1.5, 3, 3, 1.5]}
     turns = {name: iter([*each[:1], *each]) for name, each in seconds.items()}  # one more to warm up
-    clock = lambda run, repeats: next(turns[run])
+    clock = lambda run, repeats: (next(turns[run]), 1.0)
     passes = {"torch.nn": "theirs", timing.OURS: "ours"}
     assert timing.time_in_turns(passes, 0, 5, clock)[0] == {"torch.nn": seconds["theirs"], timing.OURS: seconds["ours"]}
     assert timing.paired_ratio(seconds["theirs"], seconds["ours"]) == 1.5
@@ -348,7 +482,10 @@ def test_the_options_choose_a_suite_or_a_grid():
     [
         ("--batch 0", "argument --batch: must be a whole number above 0; got '0'"),
         ("--cells lstm,lstn", "argument --cells: knows lstm, gru, rnn; got 'lstn'"),
-        ("--hidden 1000000", "sizes too large: B=1 T=1 H=1000000 makes a tensor of more than 8 GB in float64"),
+        ("--batch ²", "argument --batch: must be a whole number above 0; got '²'"),
+        ("--hidden 1000000", "sizes too large: lstm B=32 T=128 H=1000000 takes more than 8 GB in float64"),
+        ("--hidden 1 --layers 900000", "sizes too large: lstm B=32 T=128 H=1 L=900000 takes more than 8 GB in float64"),
+        ("--output README.md/foo", "README.md/foo cannot be written to: Not a directory"),
         ("--budget nan", "argument --budget: must be a number of seconds above 0; got 'nan'"),
         ("--passes graph", "the pass graph needs --device cuda"),
         ("--colour red", "unrecognized arguments: --colour red"),
@@ -374,6 +511,15 @@ def test_every_option_has_a_help(main, capsys, monkeypatch):
     _, _, options = capsys.readouterr().out.partition("options:")
     listed = re.findall(r"^  (--[\w-]+)(.*(?:\n {10,}.*)?)", options, re.MULTILINE)
     assert len(listed) > 7 and all(re.search(r"(  +|\n +)\w", rest) for _, rest in listed), listed
+
+
+@pytest.mark.parametrize("module", ["benchmarks", "benchmarks.profile"])
+def test_a_build_for_another_torch_is_said_in_one_line(module):
+    code = "import runpy, sys, torch; torch.__version__ = '9.9'; sys.argv[1:] = ['--help']; "
+    code += f"runpy.run_module({module!r}, run_name='__main__')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert run.returncode == 2 and run.stdout == "" and run.stderr.count("\n") == 1, run.stderr
+    assert run.stderr.startswith(f"python -m {module}: fusedrnn's compiled extension was built against torch ")
 
 
 @pytest.mark.parametrize("package", ["rich", "matplotlib", "torch"])
