@@ -198,6 +198,13 @@ def test_no_steps_with_every_option(batch_first, device):
     assert outputs["h_n"].shape == outputs["c_n"].shape == (1, B, H)
 
 
+@pytest.mark.parametrize("lengths", [[], (), torch.zeros(0, dtype=torch.int64)], ids=str)
+def test_no_sequences_have_no_lengths(lengths, device):
+    ours, _, _ = make("gru", I, H, device=device)
+    y, h_n = ours(random(T, 0, I, device=device), lengths=lengths)
+    assert y.shape == (T, 0, H) and h_n.shape == (1, 0, H)
+
+
 @pytest.mark.parametrize("by", ["torch", "NumPy"])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_buffers_of_lengths_and_resets_may_be_filled_anew_before_the_backward(kind, by, device):
