@@ -202,6 +202,46 @@ def test_the_gate_leaves_to_the_machine_what_slowed_down_everyone():
     assert [name for name, _ in gate.compare(old, new)["slower"]] == ["lstm B=1 T=128 H=256 step"]
 
 
+def timed(theirs, ours):
+    """A row's figures, with deciles of 0.9 and 1.1 of these medians."""
+    return {"torch.nn": figures(theirs, 1000), "fusedrnn": figures(ours, 1000)}
+
+
+@pytest.mark.parametrize(
+    "theirs, ours, own, apart",
+    [
+        (1, 1.2, 1.2, False),
+        (1, 1.3, 1.3, True),
+        (0.5, 1.3, 1.3, True),  # what others gain is not held against ours
+        (2, 2.6, 1.3, True),
+        (2, 2.4, 1.2, False),  # but for others, even the fastest decile would lie above the old ones
+        (2, 1.9, 1, False),
+        (1, 0.8, 0.8, True),
+        (1, 0.9, 0.9, False),
+        (2, 0.8, 0.8, True),  # what others lose is not ours to gain
+        (0.5, 0.4, 0.8, True),
+        (0.5, 0.45, 0.9, False),
+        (0.5, 0.6, 1, False),
+    ],
+)
+def test_the_gate_takes_the_machines_share_from_medians_and_deciles(theirs, ours, own, apart):
+    plain, without, deciles_apart = gate.change(timed(1, 1), timed(theirs, ours))
+    assert (plain, without, deciles_apart) == (ours, pytest.approx(own), apart)
+
+
+def test_the_gate_takes_rows_together_by_their_geometric_mean():
+    old, new = imagined(), imagined()
+    for record, change in zip(new["results"], [2, 0.5] * (len(new["results"]) // 2), strict=True):
+        record["contenders"]["fusedrnn"] = figures(change * record["contenders"]["fusedrnn"]["median_s"], 1000)
+    assert gate.compare(old, new)["together"] == pytest.approx(1)
+
+
+def test_what_an_older_result_does_not_say_of_its_machine_does_not_differ():
+    old = imagined()
+    del old["environment"]["cpu"]
+    assert gate.compare(old, imagined())["differs"] == []
+
+
 def test_the_gate_stops_what_is_a_little_slower_everywhere():
     old, new = imagined(), imagined()
     for record in new["results"]:

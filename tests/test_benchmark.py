@@ -450,6 +450,19 @@ def test_statistics():
     assert found == {"median_s": 5.0, "p10_s": 1.0, "p90_s": 9.0}
     assert timing.figures([2.0]) == {"median_s": 2.0, "p10_s": 2.0, "p90_s": 2.0}
     assert timing.verdict({"a": 4.0, "b": 0.25}) == ["geometric mean of 2 ratios: 1.00", "losses: b (0.25)"]
+    assert timing.verdict({"a": 0.95, "b": 1.0})[1] == "losses: a (0.95)"
+    assert timing.verdict({"a": 1.0})[1] == "losses: none" and timing.verdict({}) == []
+
+
+def test_ours_may_be_three_times_as_far_off_as_torchs_and_no_more():
+    eps, truth = torch.finfo(torch.float32).eps, [torch.ones(1, dtype=torch.float64)]
+    off = lambda by: lambda: [truth[0] + by * eps]
+
+    def right(by):
+        found = timing.measure({"torch.nn": off(100), timing.OURS: off(by)}, truth, eps, 0)
+        return found[timing.OURS]["right"]
+
+    assert right(100) and right(310) and not right(330), "and a few roundings"
 
 
 def test_the_step_loop_that_is_compiled_computes_the_same():

@@ -24,6 +24,26 @@ def test_the_number_of_threads_does_not_show(case, count, threads, either_way):
         assert torch.equal(together[name], alone[name]), name
 
 
+# Weights of more than 1 MB are packed once for all threads that share rows. One that did not wait would find those of
+# another layer in their place.
+@pytest.mark.cpu
+def test_threads_that_share_rows_wait_for_each_others_packed_weights(threads):
+    x = random(4, 64, 40, dtype=torch.float32)
+    for _ in range(6):
+        ours, other, results = fusedrnn.RNN(40, 520), fusedrnn.RNN(40, 520), []
+        for count in (1, 8):
+            threads(count)
+            plan = ours.plan(x)[0]
+            assert count == 1 or (plan.batch_parts > 1 and "for itself" not in plan.reason)
+            fusedrnn.release_scratch()
+            results.append(outcome(ours, x))
+            with torch.no_grad():
+                other(x)
+        alone, together = results
+        for name in alone:
+            assert torch.equal(together[name], alone[name]), name
+
+
 LENGTHS = [(11 * b) % 31 for b in range(90)]  # 0 to 30
 UNEQUAL = {  # what is given beside x and the states, and what the layer is made with
     "lengths": ({"lengths": LENGTHS}, {}),

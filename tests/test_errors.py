@@ -186,6 +186,11 @@ OPTIONS = {
         {"reset": pack_sequence([BOOLS[:2, 0], BOOLS[:4, 0]], enforce_sorted=False)},
         ["sorted_indices None", "[1, 0]"],
     ),
+    "reset and input in different orders": (
+        pack_sequence([X[:2, 0], X[:4, 0]], enforce_sorted=False),
+        {"reset": pack_sequence([BOOLS[:4, 0], BOOLS[:2, 0]], enforce_sorted=False)},
+        ["sorted_indices [1, 0]", "[0, 1]"],
+    ),
     "unknown reset_to": (X, {"reset": BOOLS, "reset_to": "ones"}, ["reset_to", "'zeros'", "'hx'", "'ones'"]),
     "unknown reset_to unused": (X, {"reset_to": None}, ["reset_to", "None"]),
 }
@@ -250,6 +255,27 @@ FUNCTIONS = {
         (PACKED.data, [weights(3)]),
         {"batch_sizes": PACKED.batch_sizes, "lengths": torch.tensor([4, 2])},
         ["lengths", "batch_sizes"],
+    ),
+    "fractional lengths": (
+        ValueError,
+        functional.gru,
+        (X, [weights(3)]),
+        {"lengths": torch.tensor([5.0, 2.5, 1.0])},
+        ["lengths", "integers", "Float"],
+    ),
+    "a step of no rows": (
+        ValueError,
+        functional.gru,
+        (X[:3, 0], [weights(3)]),
+        {"batch_sizes": torch.tensor([2, 1, 0])},
+        ["batch_sizes", "positive", "0"],
+    ),
+    "biases of one direction": (
+        RuntimeError,
+        functional.lstm,
+        (X, [weights(4), weights(4, b_ih=None, b_hh=None)]),
+        {"bidirectional": True},
+        ["each of 2 direction(s)", "b_ih 1, b_hh 1"],
     ),
 }  # fmt: skip
 

@@ -1,5 +1,5 @@
 """The kernels without torch, by isa_check.cpp: those of a processor that is not here, under emulation, and all that are
-here with every access to memory watched.
+here with every access to memory watched. And those here through torch, on tensors beside pages that may not be read.
 
 NEON: g++-aarch64-linux-gnu and qemu-user-static (or qemu-user), as Debian calls them. AVX-512: emulate_avx512.sh.
 """
@@ -9,9 +9,12 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from fusedrnn import _ops
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent / "csrc"
@@ -59,3 +62,14 @@ def test_no_kernel_reads_or_writes_beyond_its_memory(tmp_path):
     assert "heap-buffer-overflow" in subprocess.run([str(beyond)], capture_output=True, text=True).stderr
     run = subprocess.run([build(tmp_path, "g++", watched, watched)], capture_output=True, text=True)
     assert run.returncode == 0 and re.search(r"portable, portable_bf16: \d{3} cases, 0 differences", run.stdout), run.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork, and mprotect")
+@pytest.mark.parametrize("isa", _ops._C.available_isas())
+@pytest.mark.cpu
+def test_no_kernel_reads_beside_the_tensors_that_it_is_given(isa):
+    path = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(HERE / "guarded.py"), isa]
+    run = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert run.returncode == 0, "\n".join([*run.stdout.splitlines()[-1:], run.stderr[-2000:]])
+    assert run.stdout.count("\n") > 1000

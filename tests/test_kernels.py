@@ -384,6 +384,17 @@ def test_infinities_and_nans_come_through(kind, device):
     torch.testing.assert_close(ours, torchs, equal_nan=True)
 
 
+@pytest.mark.parametrize("H", [1, 17])
+def test_gradients_pass_a_relu_of_no_number_as_torchs_do(H, kernels):
+    ours, torchs, _ = make("rnn_relu", 3, H, dtype=torch.float32)
+    x = random(3, 2, 3, dtype=torch.float32)
+    x[1, 0] = torch.nan
+    mine, expected = outcome(ours.to(kernels), x.to(kernels)), outcome(torchs, x)  # cuDNN's ReLU may lose a NaN
+    assert expected["d_weight_ih_l0"].isnan().any()
+    for name in expected:
+        torch.testing.assert_close(mine[name].cpu(), expected[name], equal_nan=True, msg=name)
+
+
 def test_tiny_values_keep_their_relative_accuracy(device):
     ours, _, truth = make("lstm", 3, 5, dtype=torch.float32, device=device, bias=False)
     x = random(4, 3, 3, dtype=torch.float32, device=device) * 1e-12

@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from helpers import random
+from torch.profiler import ProfilerActivity, profile
 
 import fusedrnn
 
@@ -35,6 +36,17 @@ def test_scratch_stays_with_its_thread_and_can_be_handed_back(batch_invariant):
         fusedrnn.LSTM(8, 512)(x)
     small(x)[0].sum().backward()
     assert fusedrnn.release_scratch() < 1 << 20, "what was many times too large is gone before the weights' gradients"
+
+
+def test_what_is_handed_back_is_freed_and_no_longer_kept():
+    layer, x = fusedrnn.LSTM(8, 64), random(50, 2, 8, dtype=torch.float32)
+    fusedrnn.release_scratch()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
+        layer(x)
+        said = fusedrnn.release_scratch(), fusedrnn.release_scratch()
+    events = [event for event in watch.profiler.kineto_results.events() if event.name() == "[memory]"]
+    freed = -max(events, key=lambda event: event.start_ns()).nbytes()  # at last
+    assert freed > 0 and said == (freed, 0)
 
 
 # Prints how many bytes more are mapped by themselves while a tensor of 30 MB lives, after a layer was called.

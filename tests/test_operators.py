@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import LAYERS, layer_arguments, random, states
+from helpers import DTYPES, LAYERS, layer_arguments, random, states
 from ragged import LENGTHS, RESET
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -64,7 +64,7 @@ def test_forward_and_backward_keep_the_contract(option, device):
 
 
 @pytest.mark.parametrize("save", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", LAYERS)
 def test_fake_dtypes_are_the_real_ones(kind, dtype, save, device):
     given = (*arguments(kind, "plain", device, grad=False, dtype=dtype)[:-1], save, kind == "lstm")

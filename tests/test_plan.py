@@ -45,6 +45,19 @@ def test_no_product_depends_on_the_number_of_rows_if_it_may_not():
         fusedrnn.set_batch_invariant(False)
 
 
+def test_bits_of_no_batch_may_be_asked_for_again_within():
+    with fusedrnn.set_batch_invariant(True):
+        with fusedrnn.set_batch_invariant(True):
+            pass
+        assert fusedrnn.is_batch_invariant()
+        with fusedrnn.set_batch_invariant(False):
+            assert not fusedrnn.is_batch_invariant()
+        assert fusedrnn.is_batch_invariant()
+    with pytest.raises(ZeroDivisionError), fusedrnn.set_batch_invariant(True):
+        1 / 0
+    assert not fusedrnn.is_batch_invariant()
+
+
 def test_small_steps_stay_on_one_thread():
     assert plan("gru", 100, 1, 16, threads=8).threads == 1
     assert [plan("lstm", 16, 1, H, threads=2).threads for H in (64, 100)] == [1, 2]
@@ -167,16 +180,32 @@ def test_directions_run_side_by_side():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
-def test_saved_bytes_are_those_that_are_kept(dtype):
+@pytest.mark.parametrize("P", [0, 4])
+def test_saved_bytes_are_those_that_are_kept(P, dtype):
     T, B, H, D = 7, 3, 10, 2
-    planned = plan("lstm", T, B, H, bidirectional=True, dtype=dtype).saved_bytes
-    x, w = torch.randn(T, B, 4, dtype=dtype), torch.randn(4 * H, H, dtype=dtype)
-    weights = [torch.randn(4 * H, 4, dtype=dtype)] * D + [w] * D
+    planned = plan("lstm", T, B, H, proj_size=P, input_size=4, bidirectional=True, dtype=dtype).saved_bytes
+    x, w = torch.randn(T, B, 4, dtype=dtype), torch.randn(4 * H, P or H, dtype=dtype)
+    weights = [torch.randn(4 * H, 4, dtype=dtype)] * D + [w] * D + [torch.randn(P, H, dtype=dtype)] * (D if P else 0)
     *_, c, saved = torch.ops.fusedrnn.layer_forward(
         x, None, None, weights, None, None, None, "lstm", [False, True], False, True, False
     )
     assert saved.nbytes + c.nbytes == planned
-    assert saved.numel() == T * B * D * 4 * H and c.numel() == T * B * D * H
+    assert saved.numel() == T * B * D * (4 + bool(P)) * H and c.numel() == T * B * D * H
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "cell, T, B, H, P", [("LSTM", 30, 4, 60, 0), ("LSTM", 30, 4, 60, 20), ("GRU", 300, 6, 40, 0), ("RNN", 1, 3, 200, 0)]
+)
+def test_the_workspace_is_what_the_larger_pass_takes(cell, T, B, H, P, dtype):
+    layer = getattr(fusedrnn, cell)(24, H, bidirectional=True, **{"proj_size": P} if P else {}).to(dtype)
+    x, taken = torch.randn(T, B, 24, dtype=dtype), []
+    fusedrnn.release_scratch()
+    y = layer(x)[0]
+    taken.append(fusedrnn.release_scratch())
+    y.sum().backward(retain_graph=True)  # one that overwrote what was saved would take less
+    taken.append(fusedrnn.release_scratch())
+    assert 0 <= max(taken) - layer.plan(x)[0].workspace_bytes <= 128, "that it begins with a cache line"
 
 
 def test_every_cell_of_the_kernels_has_a_plan_and_prints():
@@ -205,8 +234,9 @@ def test_impossible_layers_are_refused(arguments, parts):
     with pytest.raises(ValueError) as error:
         plan(*arguments)
     assert all(part in str(error.value) for part in parts)
-    with pytest.raises(ValueError, match="proj_size.*8.*got 9"):
-        plan("lstm", 1, 1, 8, proj_size=9)
+    for P in (8, 9):
+        with pytest.raises(ValueError, match=f"proj_size must be below H = 8; got {P}"):
+            plan("lstm", 1, 1, 8, proj_size=P)
     with pytest.raises(ValueError, match="proj_size is for cell 'lstm' alone; got 3 for 'gru'"):
         plan("gru", 1, 1, 8, proj_size=3)
 
@@ -228,6 +258,18 @@ def test_a_module_plans_each_of_its_layers_for_an_input(form):
 def test_a_module_plans_in_the_dtype_that_it_runs_in():
     layer, x = fusedrnn.GRU(3, 20).double(), torch.empty(7, 4, 3, dtype=torch.float64)
     assert layer.plan(x) == [plan("gru", 7, 4, 20, input_size=3, dtype=torch.float64)]
+
+
+def test_a_module_plans_in_the_dtype_of_autocast():
+    layer, x = fusedrnn.GRU(3, 20), torch.empty(7, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = layer.plan(x)
+    assert rounded == [plan("gru", 7, 4, 20, input_size=3, dtype=torch.bfloat16)] and rounded != layer.plan(x)
+
+
+def test_the_cpu_may_be_given_as_a_device():
+    for device in (torch.device("cpu"), "cpu"):
+        assert plan("gru", 7, 4, 20, device=device) == plan("gru", 7, 4, 20)
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="needs typing.get_overloads")

@@ -125,12 +125,44 @@ def test_a_strategy_is_asked_for_in_a_call_and_in_a_context():
         plan("gru", **sizes, strategy="quick")
 
 
+def test_a_strategy_is_asked_for_no_longer_than_its_context_even_where_that_fails():
+    with pytest.raises(ZeroDivisionError), fusedrnn.use_strategy("stepwise"):
+        1 / 0
+    assert plan("gru", 50, 8, 64, dtype=HALF, device="H100").forward.strategy == "persistent"
+
+
 @pytest.mark.parametrize("cell", CELLS)
 @pytest.mark.parametrize("dtype, each", [(torch.float64, 8), (torch.float32, 4), (HALF, 2)], ids=str)
 def test_saved_bytes_are_those_that_are_kept(cell, dtype, each):
     T, B, H = 7, 3, 10
     kept = {"lstm": 4 * each + max(4, each), "gru": 4 * each}.get(cell, 0)  # gates, and c in the arithmetic's type
     assert plan(cell, T, B, H, dtype=dtype, device="A100").saved_bytes == T * B * H * kept
+    if cell == "lstm":  # and h before it is projected
+        assert plan(cell, T, B, H, proj_size=4, dtype=dtype, device="A100").saved_bytes == T * B * H * (kept + each)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    "cell, B, H, dtype", [("lstm", 8, 256, HALF), ("gru", 30, 200, torch.float32), ("rnn_tanh", 200, 512, HALF)]
+)
+def test_the_workspace_of_blocks_that_meet_in_memory_is_what_they_exchange(cell, B, H, dtype, bidirectional):
+    made = plan(cell, 50, B, H, dtype=dtype, bidirectional=bidirectional, device="A100")
+
+    def exchanged(p):  # a group's counter, and two vectors a sequence: tiles of 32 bytes along the depth, and 16 bytes
+        assert p.scope == "grid"
+        vector = p.tiles * (128 // p.units) * 32 + 16
+        return (1 + bidirectional) * p.groups * (2 * p.batch * vector + 4)
+
+    forward, backward = exchanged(made.forward), exchanged(made.backward)
+    assert made.workspace_bytes == max(forward, backward)
+    assert forward < backward or cell == "rnn_tanh", "h is exchanged forwards, d_u of all gates backwards"
+
+
+def test_the_workspace_is_that_of_steps_where_the_backward_takes_steps():
+    sizes = {"T": 50, "B": 64, "H": 384, "device": "RTX 4090"}
+    made, steps = plan("lstm", **sizes), plan("lstm", **sizes, strategy="stepwise")
+    assert (made.forward.strategy, made.backward.strategy) == ("persistent", "stepwise")
+    assert made.workspace_bytes >= steps.workspace_bytes
 
 
 def test_unknown_devices_are_refused_with_those_there_are():

@@ -220,6 +220,13 @@ def test_lengths_and_resets_may_be_lists_or_arrays(shape, form, device):
         assert ours(empty, reset=nothing)[0].numel() == 0
 
 
+@pytest.mark.parametrize("lengths", [[], (), torch.zeros(0, dtype=torch.int64)], ids=str)
+def test_no_sequences_have_no_lengths(lengths, device):
+    ours, _, _ = make("gru", I, H, device=device)
+    y, h_n = ours(random(T, 0, I, device=device), lengths=lengths)
+    assert y.shape == (T, 0, H) and h_n.shape == (1, 0, H)
+
+
 @pytest.mark.parametrize("by", ["torch", "NumPy"])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_buffers_of_lengths_and_resets_may_be_filled_anew_before_the_backward(kind, by, device):

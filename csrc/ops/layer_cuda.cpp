@@ -11,9 +11,6 @@
 namespace fusedrnn::ops {
 namespace {
 
-// Gates that a backward recomputes at once.
-constexpr int64_t kRecomputedValues = int64_t(1) << 24;
-
 // The states of a layer that has no steps, or no sequences.
 void pass_through(const Tensor& to, const Tensor& from) { from.defined() ? to.copy_(from) : to.zero_(); }
 
@@ -114,7 +111,7 @@ Tensor recompute_saved(const Problem& l, const Layer& layer, const Tensor& y, co
   // The unprojected h of padding, which is multiplied with gradients of zero, has to be a number.
   const Tensor x = s.projected ? l.x_without_padding() : l.x;
   const Layer rows{x, {}, {}, l.w_ih, l.w_hh, l.b_ih, l.b_hh, l.w_hr, {}, {}, {}, layer.cell, l.reverse, false};
-  return recompute(rows, h, c_before, l.saved_width(), kRecomputedValues / l.gates(), [](const Layer& step) {
+  return recompute(rows, h, c_before, l.saved_width(), recomputed_values() / l.gates(), [](const Layer& step) {
     return forward(step, /*save=*/true, /*cell_states=*/false, "stepwise");
   });
 }

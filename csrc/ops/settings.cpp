@@ -9,6 +9,7 @@ namespace {
 constexpr const char* kNames[] = {"auto", "stepwise", "persistent"};
 std::atomic<const char*> requested{kNames[0]};
 std::atomic<bool> invariant{false};
+std::atomic<int64_t> recomputed{int64_t(1) << 24};
 
 }  // namespace
 
@@ -27,5 +28,9 @@ void request_strategy(const std::string& name) {
 bool batch_invariant() { return invariant; }
 
 void set_batch_invariant(bool enabled) { invariant = enabled; }
+
+int64_t recomputed_values() { return recomputed; }
+
+int64_t set_recomputed_values(int64_t values) { return recomputed.exchange(values); }
 
 }  // namespace fusedrnn::ops

@@ -66,6 +66,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
   m.def("use_device", &use_device, py::arg("name"), py::arg("capability"), py::arg("multiprocessors"),
         py::arg("shared_bytes"), py::arg("max_cluster"), py::arg("clusters") = std::vector<int>{});
   m.def("use_strategy", &ops::request_strategy, py::arg("name"));
+  m.def("set_recomputed_values", &ops::set_recomputed_values, py::arg("values"));
   m.def("seed", &simt::seed, py::arg("value"));
   m.def("last_launch", &last_launch);
 }
