@@ -92,17 +92,18 @@ __device__ __forceinline__ int tiles_of(const PersistentPass& p, int chunk) {
 // One unit of one sequence, and the thread's e-th in its chunk; always the same thread's.
 struct Unit {
   int column, unit;  // in the chunk, in the block
+  int sequence;      // in the group
   int64_t b, j;
   bool there;
   int state;         // its place among the block's carried states
 
   __device__ __forceinline__ Unit(const PersistentPass& p, const Place& at, const Shape& shape, int chunk, int e) {
-    const int units = p.unit_tiles * kTileUnits;
-    column = e / units, unit = e % units;
-    const int local = chunk * kChunkTiles * kTileBatch + column;
-    b = at.first_sequence + local, j = at.first_unit + unit;
+    const int units = p.unit_tiles * kTileUnits, log2_units = 31 - __clz(units);  // a power of two, lest there be divisions
+    column = e >> log2_units, unit = e & (units - 1);
+    sequence = chunk * kChunkTiles * kTileBatch + column;
+    b = at.first_sequence + sequence, j = at.first_unit + unit;
     there = column < tiles_of(p, chunk) * kTileBatch && b < shape.batch && j < shape.hidden;
-    state = local * units + unit;
+    state = sequence * units + unit;
   }
 };
 
@@ -140,61 +141,25 @@ class Stationary {
   // partial[depth_part][plane][column][unit] = this warp's share of the products with `column_tiles` tiles of v.
   __device__ __forceinline__ void multiply(const PersistentPass& p, const Place& at, const S* v, int column_tiles,
                                            bool exact, float* partial) const {
-    float acc[kSets][kChunkTiles][kPlanes][4] = {};
-    const S* mine = v + at.lane / 4 * p.ld + first_ * Tile<S>::depth + Tile<S>::packed * (at.lane % 4);
-#pragma unroll
-    for (int i0 = 0; i0 < kHeld; i0 += kTileGroup) {
-      if (i0 >= tiles_) break;
-#pragma unroll
-      for (int q = 0; q < kTileGroup; ++q) {
-        multiply_column_tiles(p, mine, i0 + q, column_tiles, exact, held_[i0 + q], acc[q % kSets]);
-      }
-    }
-    for (int i0 = kHeld; i0 < tiles_; i0 += kTileGroup) {
-#pragma unroll
-      for (int q = 0; q < kTileGroup; ++q) {
-        uint32_t a[kPlanes][4];
-#pragma unroll
-        for (int plane = 0; plane < kPlanes; ++plane) {
-          const uint4 four = rest_[((i0 - kHeld + q) * kPlanes + plane) * 32];
-          a[plane][0] = four.x, a[plane][1] = four.y, a[plane][2] = four.z, a[plane][3] = four.w;
-        }
-        multiply_column_tiles(p, mine, i0 + q, column_tiles, exact, a, acc[q % kSets]);
-      }
-    }
-    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
-#pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= column_tiles) break;
-#pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          float sum = 0;
-#pragma unroll
-          for (int set = 0; set < kSets; ++set) sum += acc[set][n][plane][i];
-          const int column = n * kTileBatch + at.lane % 4 * 2 + i % 2;
-          const int unit = at.unit_tile * kTileUnits + at.lane / 4 + i / 2 * 8;
-          partial[((at.depth_part * kPlanes + plane) * columns + column) * p.partial_ld + unit] = sum;
-        }
-      }
-    }
+    static_assert(kChunkTiles == 2);
+    if (column_tiles == 1) multiply_columns<1>(p, at, v, exact, partial);
+    else multiply_columns<2>(p, at, v, exact, partial);
   }
 
   // The whole product of a unit and a column, of one plane.
   static __device__ __forceinline__ float sum(const PersistentPass& p, const float* partial, int plane,
                                               const Unit& at) {
     const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+    const int ld = static_cast<int>(p.partial_ld);
     float sum = 0;
     for (int part = 0; part < p.depth_parts; ++part) {
-      sum += partial[((part * kPlanes + plane) * columns + at.column) * p.partial_ld + at.unit];
+      sum += partial[((part * kPlanes + plane) * columns + at.column) * ld + at.unit];
     }
     return sum;
   }
 
  private:
   static constexpr int kHeld = held_tiles(kPlanes);
-  static constexpr int kSets = kPlanes == 1 ? 4 : 1;  // accumulators, so that products need not wait for each other
 
   // Fragment A of tile i: register r holds row lane/4 + 8·(r%2), columns from packed·(lane%4) + depth/2·(r/2).
   template <class F>
@@ -211,14 +176,59 @@ class Stationary {
     }
   }
 
-  // Fragment B: register r holds column lane/4, rows from packed·(lane%4) + depth/2·r.
-  __device__ __forceinline__ void multiply_column_tiles(const PersistentPass& p, const S* mine, int i, int column_tiles,
-                                                        bool exact, const uint32_t (&a)[kPlanes][4],
-                                                        float (&acc)[kChunkTiles][kPlanes][4]) const {
+  // The same of so many column tiles: none is asked for inside.
+  template <int kColumnTiles>
+  __device__ __forceinline__ void multiply_columns(const PersistentPass& p, const Place& at, const S* v, bool exact,
+                                                   float* partial) const {
+    constexpr int kSets = kPlanes == 1 ? 4 / kColumnTiles : 1;  // accumulators, so that products need not wait for each other
+    float acc[kSets][kColumnTiles][kPlanes][4] = {};
+    const int ld = static_cast<int>(p.ld), partial_ld = static_cast<int>(p.partial_ld);  // of shared memory, which is small
+    const S* mine = v + at.lane / 4 * ld + first_ * Tile<S>::depth + Tile<S>::packed * (at.lane % 4);
 #pragma unroll
-    for (int n = 0; n < kChunkTiles; ++n) {
-      if (n >= column_tiles) break;
-      const S* from = mine + n * kTileBatch * p.ld + i * Tile<S>::depth;
+    for (int i0 = 0; i0 < kHeld; i0 += kTileGroup) {
+      if (i0 >= tiles_) break;
+#pragma unroll
+      for (int q = 0; q < kTileGroup; ++q) {
+        multiply_tiles(ld, mine, i0 + q, exact, held_[i0 + q], acc[q % kSets]);
+      }
+    }
+    for (int i0 = kHeld; i0 < tiles_; i0 += kTileGroup) {
+#pragma unroll
+      for (int q = 0; q < kTileGroup; ++q) {
+        uint32_t a[kPlanes][4];
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+          const uint4 four = rest_[((i0 - kHeld + q) * kPlanes + plane) * 32];
+          a[plane][0] = four.x, a[plane][1] = four.y, a[plane][2] = four.z, a[plane][3] = four.w;
+        }
+        multiply_tiles(ld, mine, i0 + q, exact, a, acc[q % kSets]);
+      }
+    }
+    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n) {
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float sum = 0;
+#pragma unroll
+          for (int set = 0; set < kSets; ++set) sum += acc[set][n][plane][i];
+          const int column = n * kTileBatch + at.lane % 4 * 2 + i % 2;
+          const int unit = at.unit_tile * kTileUnits + at.lane / 4 + i / 2 * 8;
+          partial[((at.depth_part * kPlanes + plane) * columns + column) * partial_ld + unit] = sum;
+        }
+      }
+    }
+  }
+
+  // Fragment B: register r holds column lane/4, rows from packed·(lane%4) + depth/2·r.
+  template <int kColumnTiles>
+  __device__ __forceinline__ void multiply_tiles(int ld, const S* mine, int i, bool exact, const uint32_t (&a)[kPlanes][4],
+                                                 float (&acc)[kColumnTiles][kPlanes][4]) const {
+#pragma unroll
+    for (int n = 0; n < kColumnTiles; ++n) {
+      const S* from = mine + n * kTileBatch * ld + i * Tile<S>::depth;
       uint32_t b[2];  // aligned, or else each would be loaded byte by byte
       memcpy(&b[0], __builtin_assume_aligned(from, 4), 4);
       memcpy(&b[1], __builtin_assume_aligned(from + Tile<S>::depth / 2, 4), 4);
@@ -261,17 +271,18 @@ class Travelling {
   }
 
   __device__ __forceinline__ S* vectors(int64_t n) const {  // in this block, (batch, ld)
-    return shared_ + (p_.buffers == 2 ? n % 2 * p_.batch * p_.ld : 0);
+    return shared_ + (p_.buffers == 2 ? buffer(n) : 0);
   }
 
-  __device__ __forceinline__ void send(int64_t n, int64_t sequence, int64_t k, S value) {
-    const int64_t place = sequence * p_.ld + k;
+  __device__ __forceinline__ void send(int64_t n, int sequence, int k, S value) {
+    const int place = sequence * static_cast<int>(p_.ld) + k;
     if (p_.scope == Scope::block) {
       vectors(n)[place] = value;
     } else if (p_.scope == Scope::cluster) {
-      for (int rank = 0; rank < p_.slices; ++rank) *cluster_peer(vectors(n) + place, rank) = value;
+      S* const own = vectors(n) + place;
+      for (int rank = 0; rank < p_.slices; ++rank) *cluster_peer(own, rank) = value;
     } else {
-      store_l2(memory_ + n % 2 * p_.batch * p_.ld + place, value);
+      store_l2(memory_ + buffer(n) + place, value);
     }
   }
 
@@ -291,14 +302,17 @@ class Travelling {
     if (p_.scope == Scope::block) return __syncthreads();
     if (threadIdx.x == 0) wait_at_least(counter_, static_cast<uint32_t>(n * p_.slices));
     __syncthreads();
-    const uint4* from = reinterpret_cast<const uint4*>(memory_ + n % 2 * p_.batch * p_.ld);
+    const uint4* from = reinterpret_cast<const uint4*>(memory_ + buffer(n));
     uint4* to = reinterpret_cast<uint4*>(shared_);
-    const int64_t count = p_.batch * p_.ld * int64_t(sizeof(S)) / 16;
-    for (int64_t i = threadIdx.x; i < count; i += kBlockThreads) to[i] = load_l2(from + i);
+    const int count = p_.batch * static_cast<int>(p_.ld) * int(sizeof(S)) / 16;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += kBlockThreads) to[i] = load_l2(from + i);
     __syncthreads();
   }
 
  private:
+  // Of the two places, of no more values than shared memory holds, where n's begins.
+  __device__ __forceinline__ int buffer(int64_t n) const { return static_cast<int>(n & 1) * p_.batch * static_cast<int>(p_.ld); }
+
   const PersistentPass& p_;
   S* shared_;
   S* memory_ = nullptr;

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       float du[G] = {};
       if (f.rows.alive(t, b)) backward_unit(d_state, du, own);
 #pragma unroll
-      for (int g = 0; g < G; ++g) d_u.send(n + 1, b - at.first_sequence, g * H + j, convert<S>(du[g]));
+      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, static_cast<int>(g * H + j), convert<S>(du[g]));
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
     };
@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
       }
       if (n > 0) {
-        weights.multiply(p, at, d_u.vectors(n) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
+        weights.multiply(p, at, d_u.vectors(n) + chunk * kChunkTiles * kTileBatch * static_cast<int>(p.ld), tiles_of(p, chunk), exact,
                          partial);
         __syncthreads();
       }

@@ -67,7 +67,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         forward_unit(f, d, unit.j, u, state, gates);
       }
       if (s + 1 < T) {
-        h.send(s + 1, unit.b - at.first_sequence, unit.j, operand_after(f, d, s, unit.b, unit.j, state[0]));
+        h.send(s + 1, unit.sequence, static_cast<int>(unit.j), operand_after(f, d, s, unit.b, unit.j, state[0]));
       }
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
@@ -94,7 +94,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
 #pragma unroll
         for (int i = 0; i < kForwardAhead<S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
       }
-      weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * p.ld, tiles_of(p, chunk), exact,
+      weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * static_cast<int>(p.ld), tiles_of(p, chunk), exact,
                        partial);
       __syncthreads();
 #pragma unroll

@@ -39,6 +39,8 @@ inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+inline int __clz(int bits) { return std::countl_zero(static_cast<unsigned>(bits)); }
+
 template <class T>
 T __ldg(const T* place) {
   return *place;

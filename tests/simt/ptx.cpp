@@ -628,6 +628,8 @@ Run implementation(std::string_view opcode, Instruction& instruction) {
   else if (op == "rem") run = ordered_of<remainder>(type);
   else if (op == "min") run = ordered_of<smaller>(type);
   else if (op == "max") run = ordered_of<larger>(type);
+  else if (opcode == "clz.b32")
+    run = unary<uint32_t, [](uint32_t v) { return static_cast<uint32_t>(std::countl_zero(v)); }>;
   else if (op == "neg") run = typed(type, []<class T>(Tag<T>) -> Run { return unary<T, wrapping<T, [](auto v) { return -v; }>>; });
   else if (op == "abs") run = typed(type, []<class T>(Tag<T>) -> Run { return unary<T, [](T v) { return v < T{} ? static_cast<T>(-v) : v; }>; });
   else if (op == "and") run = bitwise_of<[](auto a, auto b) { return a & b; }>(type);
