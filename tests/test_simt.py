@@ -17,7 +17,7 @@ import torch
 from simt import ptx
 
 TESTS = Path(__file__).parent
-SOURCES = [TESTS / "simt" / name for name in ("faults.cu", "executor.cpp", "ptx.cpp", "ptx_parse.cpp")]
+SOURCES = [TESTS / "simt" / name for name in ("faults.cu", "executor.cpp", "ptx.cpp", "ptx_opcodes.cpp", "ptx_parse.cpp")]
 CSRC = TESTS.parent / "csrc"
 HEADERS = [*sorted((TESTS / "simt").glob("*.h")), CSRC / "cuda" / "primitives.cuh", CSRC / "core" / "config.h"]
 HOST = ["g++", "-x", "c++", "-std=c++20", "-O2", "-g1", "-Wall", "-Wextra", "-DFUSEDRNN_SIMT", f"-I{TESTS}"]

@@ -24,6 +24,7 @@ SOURCES = [
     "tests/simt/executor.cpp",
     "tests/simt/kernels.cpp",
     "tests/simt/ptx.cpp",
+    "tests/simt/ptx_opcodes.cpp",
     "tests/simt/ptx_parse.cpp",
 ]
 KERNELS = ["tests/simt/executor.cpp", "tests/simt/kernels.cpp"]  # the others allocate what these touch

@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import subprocess
 from pathlib import Path
@@ -23,7 +24,7 @@ def compiled(source, arch):
         target.parent.mkdir(parents=True, exist_ok=True)
         for old in target.parent.glob(f"{Path(source).stem}-{arch}-*"):
             old.unlink(missing_ok=True)
-        partial = target.with_suffix(".partial")
+        partial = target.with_suffix(f".{os.getpid()}")
         made = subprocess.run([*command, str(source), "-o", str(partial)], capture_output=True, text=True)
         assert made.returncode == 0, made.stderr
         partial.rename(target)
@@ -53,9 +54,10 @@ def bind(library, ptx):
         error = c.simt_ptx_load(text.encode())
         assert not error, error.decode()
         entries += re.findall(r"\.entry\s+(\w+)", text)
+    assert len(set(map(kernel, demangled(entries)))) == len(entries), "two kernels of one name"
     entries = dict(zip(map(kernel, demangled(entries)), entries, strict=True))
-    symbols = [line.split() for line in subprocess.run(["nm", str(library)], capture_output=True, text=True, check=True).stdout.splitlines()]
-    symbols = {name: int(at, 16) for at, kind, name in (s for s in symbols if len(s) == 3) if kind in "tTwW"}
+    listed = subprocess.run(["nm", "--defined-only", str(library)], capture_output=True, text=True, check=True).stdout
+    symbols = {name: int(at, 16) for at, kind, name in map(str.split, listed.splitlines()) if kind in "tTwW"}
     start = ctypes.cast(c.simt_ptx_use, ctypes.c_void_p).value - symbols["simt_ptx_use"]
     bound = set()
     for (_, at), name in zip(symbols.items(), map(kernel, demangled(symbols)), strict=True):
