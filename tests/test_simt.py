@@ -307,7 +307,17 @@ def test_a_launch_is_counted(host):
     count.restype, count.argtypes = ctypes.c_int64, [ctypes.c_char_p]
     assert host.prefix_sum(numbers(64), nan(64), 64, True) == ""
     expected = {"blocks": 1, "threads": 64, "shared_bytes": 256, "barriers": 12, "collectives": 0, "releases": 0}
-    assert {key: count(key.encode()) for key in expected} == expected
+    assert {key: count(key.encode()) for key in expected} == expected and count(b"instructions") == 0
+
+
+def test_instructions_of_ptx_are_counted(interpreted):
+    count = interpreted.library.simt_last_launch
+    count.restype, count.argtypes = ctypes.c_int64, [ctypes.c_char_p]
+    found = []
+    for n in (64, 128):  # two and four warps, and one round more of adding neighbours
+        assert interpreted.prefix_sum(numbers(n), nan(n), n, True) == ""
+        found.append(count(b"instructions"))
+    assert 2 * found[0] < found[1] < 3 * found[0]
 
 
 # -- warps: what each lane holds and receives ---------------------------------------------------------------

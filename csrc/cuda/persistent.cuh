@@ -4,6 +4,10 @@
 // A warp's product is a tile of 16 hidden units by 8 sequences: the weights are the tensor cores' stationary
 // operand A, the exchanged vectors (h, backward d_u) their operand B. Each warp multiplies its share of the
 // depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
+//
+// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 1910 of PTX
+// forward and 2096 backward (tests/simt/instructions.py). With divisions by the units of a block, places in shared memory of 64 bits
+// and a question about every column tile they were 2256 and 2975.
 #pragma once
 
 #include "kernels.h"

@@ -47,6 +47,7 @@ py::dict last_launch() {
   d["cluster_barriers"] = launch.cluster_barriers;
   d["collectives"] = launch.collectives;
   d["releases"] = launch.releases;
+  d["instructions"] = launch.instructions;
   return d;
 }
 

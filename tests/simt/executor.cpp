@@ -189,7 +189,7 @@ int64_t simt_last_launch(const char* what) {
       {"blocks", l.shape.blocks},     {"threads", l.shape.threads},   {"shared_bytes", l.shape.shared_bytes},
       {"cluster", l.shape.cluster},   {"cooperative", l.shape.cooperative},
       {"barriers", l.barriers},       {"cluster_barriers", l.cluster_barriers},
-      {"collectives", l.collectives}, {"releases", l.releases},       {"switches", l.switches}};
+      {"collectives", l.collectives}, {"releases", l.releases},       {"switches", l.switches}, {"instructions", l.instructions}};
   for (const auto& [name, value] : all)
     if (!std::strcmp(name, what)) return value;
   return -1;

@@ -43,6 +43,7 @@ struct Launch {
   int64_t collectives;       // of warps: shuffles, votes, products, __syncwarp
   int64_t releases;          // add_release
   int64_t switches;          // times a fiber was resumed
+  int64_t instructions;      // of PTX, where that is interpreted, by the first lane of each warp
 };
 const Launch& last_launch();
 

@@ -108,7 +108,7 @@ class Machine {
 inline Machine machine;
 
 inline void Machine::run(const char* kernel, const Shape& shape, void (*thread)(const void*), const void* arguments) {
-  launch = {kernel, shape, 0, 0, 0, 0, 0};
+  launch = {kernel, shape, 0, 0, 0, 0, 0, 0};
   check_shape();
   thread_ = thread;
   arguments_ = arguments;

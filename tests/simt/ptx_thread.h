@@ -82,7 +82,9 @@ class Thread {
         local_(entry_.local_bytes / sizeof(std::max_align_t) + 1) {}
 
   void run() {
+    const bool counts = machine.current->thread % 32 == 0;
     while (at < entry_.code.size()) {
+      machine.launch.instructions += counts;
       const Instruction& i = entry_.code[at++];
       if (i.guard >= 0 && (registers_[i.guard] & 1) == i.negated) continue;
       i.run(*this, i);
