@@ -70,7 +70,10 @@ class Ours:
         return super()._slow_forward(*args, **kwargs)
 
 
-_TORCHS_CHECKS = "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size"
+# What torch.nn's forward comes by, and a subclass may have of its own
+_TORCHS_METHODS = (
+    "check_forward_args", "check_hidden_size", "get_expected_hidden_size", "get_expected_cell_size", "permute_hidden"
+)  # fmt: skip
 
 
 class Recurrent(Ours):
@@ -80,11 +83,11 @@ class Recurrent(Ours):
     """
 
     recompute = False
-    _checks_are_ours = True  # or a subclass has some of its own, which every call has to come by
+    _checks_are_ours = True  # or a subclass has some of these methods, which every call has to come by
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
-        homes = {getattr(getattr(cls, name), "__module__", None) for name in _TORCHS_CHECKS if hasattr(cls, name)}
+        homes = {getattr(getattr(cls, name), "__module__", None) for name in _TORCHS_METHODS if hasattr(cls, name)}
         cls._checks_are_ours = cls.check_input is Recurrent.check_input and homes == {torch.nn.RNNBase.__module__}
 
     def __init__(self, *args, recompute: bool = False, **kwargs):
@@ -201,6 +204,8 @@ class Recurrent(Ours):
         return y, h_n, c_n, c
 
     def _permuted(self, states, order):
+        if self._checks_are_ours:  # torch.nn's own permute_hidden, which torch 2.8's Dynamo cannot trace
+            return states if order is None else [state.index_select(1, order) for state in states]
         states = tuple(states) if self.mode == "LSTM" else states[0]
         hidden = self.permute_hidden(states, order)  # a subclass's, perhaps
         return hidden if self.mode == "LSTM" else (hidden,)
