@@ -18,7 +18,8 @@ constexpr uint64_t kSharedStart = 1024;  // where a block's shared memory begins
 // --- memory -----------------------------------------------------------------------------------------------------------
 
 // What a block sees of global memory. Its stores are its own, until it releases them or chance does; lines
-// that it has read by way of its first-level cache stay what they were, until it acquires or chance drops them.
+// that it has read by way of its first-level cache stay what they were, until it acquires or chance drops them. PTX allows more:
+// here a release frees all of the block's stores, whoever made them, and within a block memory is the host's.
 class Memory {
  public:
   void load(void* to, uint64_t from, size_t bytes, bool cached) {
