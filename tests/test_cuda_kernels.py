@@ -355,7 +355,8 @@ def test_a_launch_is_what_the_plan_says(kind, cut):
         assert launch["cluster"] == (planned.slices if scope == "cluster" else 1)
         assert launch["cooperative"] is (scope == "grid")
         clusters = planned.blocks // planned.slices
-        assert launch["cluster_barriers"] == (clusters * (exchanges + 1) if scope == "cluster" else 0)
+        assert launch["cluster_barriers"] == (clusters if scope == "cluster" else 0)  # before the first step
+        assert launch["transfers"] == (planned.blocks * exchanges if scope == "cluster" else 0)
         assert launch["releases"] == (planned.blocks * exchanges if scope == "grid" else 0)
 
 

@@ -167,6 +167,43 @@ def test_a_missing_cluster_barrier_shows(cluster, faulty, right, device):
     only_the_faulty(right, run, *faulty)
 
 
+@pytest.mark.parametrize("fault", ["nobody waits", "half of it is expected"])
+@pytest.mark.parametrize("cluster", [2, 8])
+def test_stores_to_peers_that_are_not_waited_for_show(cluster, fault, right, device):
+    if device.type == "cuda" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs a GPU with thread-block clusters")
+    threads, steps = 32, 5
+    x = torch.randint(-8, 9, (16, threads, 4), dtype=torch.int32, device=device)
+    expected = x.view(-1, cluster, threads, 4)
+    for _ in range(steps):
+        expected = expected.sum(1, keepdim=True, dtype=torch.int32).roll(-1, 2).expand_as(expected)
+    expected = expected.reshape(x.shape)
+
+    def wrong(seed, share, waits):
+        right.seed(seed)
+        y = torch.zeros_like(x)
+        error = right.all_to_all(x, y, 16, threads, cluster, steps, 16 * threads * cluster // share, waits)
+        return bool(error) or not torch.equal(y, expected)
+
+    assert not any(wrong(seed, 1, True) for seed in SEEDS)
+    if device.type == "cpu":
+        assert any(wrong(seed, *((1, False) if fault == "nobody waits" else (2, True))) for seed in SEEDS)
+
+
+@pytest.mark.parametrize("bytes, times, starts, said", [
+    (0, 1, True, ""),
+    (32, 1, True, "dead-lock\n  block 0: transfer_wait, 32 bytes missing: 1 of 1 thread arrived (0)"),
+    (0, 0, True, "transfer_wait, nobody has said how many bytes it expects"),
+    (16, 2, True, "transfer_expect twice in a phase"),
+    (1 << 20, 1, True, "1048576 bytes, a barrier counts to 1048575"),
+    (0, 1, False, "transfer_expect: no transfer_init of this barrier came before"),
+])
+def test_what_a_transfer_barrier_cannot_do_is_named(bytes, times, starts, said, host, interpreted):
+    for kernels in (host, interpreted):
+        error = kernels.expects(bytes, times, starts)
+        assert said in error and bool(said) == bool(error)
+
+
 def grid_sum(kernels, blocks, cooperative, ok, device="cpu"):
     x, y, partial = (numbers(blocks, 64, device=device), nan(blocks, device=device), nan(blocks, 64, device=device))
     counter = torch.tensor([-16], dtype=torch.int32, device=device)

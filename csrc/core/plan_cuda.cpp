@@ -17,18 +17,19 @@ int64_t round_up(int64_t a, int64_t to) { return ceil_div(a, to) * to; }
 constexpr int kMostBatch = 64;
 
 struct Matrices {
-  int planes;     // multiplied side by side
-  int64_t depth;  // of the product
+  int planes;              // multiplied side by side
+  int64_t depth, gate_ld;  // of the product
 };
 
-Matrices matrices_of(const Shape& s, Pass pass) {
+Matrices matrices_of(const Shape& s, Pass pass, int element) {
   const int G = cell_info(s.cell).gates;
-  return pass == Pass::forward ? Matrices{G, s.hidden} : Matrices{1, G * s.hidden};
+  const int64_t gate_ld = round_up(s.hidden, 16 / element);
+  return pass == Pass::forward ? Matrices{G, gate_ld, gate_ld} : Matrices{1, G * gate_ld, gate_ld};
 }
 
 // Shared memory of a block, laid out; true if the device has that much.
 bool lay_out(PersistentPass& p, const Shape& s, Pass pass, int element, const CudaDevice& device) {
-  const Matrices m = matrices_of(s, pass);
+  const Matrices m = matrices_of(s, pass, element);
   const int64_t units = p.unit_tiles * kTileUnits, columns = std::min<int64_t>(p.batch, kChunkTiles * kTileBatch);
   const int64_t padded_depth = int64_t(p.tiles) * p.depth_parts * (32 / element);
   // Eight sequences' rows begin 4 banks apart (4 more than a multiple of 8 words), so a warp reads without conflict.
@@ -45,6 +46,7 @@ bool lay_out(PersistentPass& p, const Shape& s, Pass pass, int element, const Cu
   p.partial_at = take(p.depth_parts * m.planes * columns * p.partial_ld * 4);
   p.state_at = take(2 * units * p.batch * 4);
   p.weights_at = take(int64_t(p.tiles - p.held) * m.planes * 512 * kWarps);
+  p.barriers_at = take(p.scope == Scope::cluster ? 2 * int64_t(sizeof(uint64_t)) : 0);
   p.shared_bytes = at;
   return at <= device.shared_bytes;
 }
@@ -84,13 +86,13 @@ Search search(const Shape& s, const CudaRequest& request, const CudaDevice& devi
   if (device.capability < 80) {
     return refuse(device.name + " has capability " + std::to_string(device.capability) + ", 80 is needed");
   }
-  const Matrices m = matrices_of(s, pass);
+  const Matrices m = matrices_of(s, pass, element);
   int64_t least_shared = 0;
   for (int unit_tiles = kWarps; unit_tiles >= 1; unit_tiles /= 2) {
     PersistentPass p{};
     p.unit_tiles = unit_tiles;
     p.depth_parts = kWarps / unit_tiles;
-    p.depth = m.depth;
+    p.gate_ld = m.gate_ld;
     p.slices = static_cast<int>(ceil_div(s.hidden, unit_tiles * kTileUnits));
     if (s.hidden <= unit_tiles / 2 * kTileUnits) continue;  // half the tiles would do
     p.scope = p.slices == 1 ? Scope::block : holds_cluster(device, p.slices) ? Scope::cluster : Scope::grid;

@@ -30,7 +30,8 @@ struct CudaDevice {
 
 enum class CudaStrategy : int { stepwise, persistent };
 
-// Among whom h travels, and so how a step ends: __syncthreads, a cluster's barrier, or a counter in memory.
+// Among whom h travels, and so how a step ends: __syncthreads, barriers in shared memory that count what peers store, or a
+// counter in memory.
 enum class Scope : int { block, cluster, grid };
 
 constexpr int kWarps = 8, kBlockThreads = 32 * kWarps;
@@ -51,12 +52,13 @@ struct PersistentPass {
   int batch;                    // sequences of a group, a multiple of kTileBatch
   int tiles;                    // along the product's depth, per warp
   int held;                     // of them in registers
-  int64_t depth;                // length of the exchanged vector: forward H, backward G·H
+  int64_t gate_ld;              // between two gates in the exchanged vector, whose length is that (forward) or G times that:
+                                // H, up to whole vectors of 16 bytes
   int64_t ld;                   // between two sequences' vectors in shared memory, in elements
   int buffers;                  // of that vector
   int64_t partial_ld;           // between two columns of the products' partial sums
   // Offsets into shared memory, in bytes.
-  int64_t vector_at, partial_at, state_at, weights_at, shared_bytes;
+  int64_t vector_at, partial_at, state_at, weights_at, barriers_at, shared_bytes;
   int64_t blocks;               // of the launch, all directions
 };
 

@@ -5,9 +5,9 @@
 // operand A, the exchanged vectors (h, backward d_u) their operand B. Each warp multiplies its share of the
 // depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
 //
-// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 1910 of PTX
-// forward and 2096 backward (tests/simt/instructions.py). With divisions by the units of a block, places in shared memory of 64 bits
-// and a question about every column tile they were 2256 and 2975.
+// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 1898 of PTX
+// forward and 1836 backward (tests/simt/instructions.py). With divisions by the units of a block, places in shared memory of 64
+// bits, a question about every column tile and a store of each value to each peer they were 2256 and 2975.
 #pragma once
 
 #include "kernels.h"
@@ -248,20 +248,38 @@ class Stationary {
 
 // --- the vector that travels --------------------------------------------------------------------------------------
 
-// Step n multiplies the vectors that were sent for n: (batch, depth), one a sequence. While some block still
+// Step n multiplies the vectors that were sent for n: (batch, kGates·gate_ld), one a sequence. While some block still
 // reads those, others may already send for n + 1, hence two places; nobody sends for n + 2 before all have
-// published n + 1, after reading n. Who has published receives: a barrier's two halves.
-template <class S>
+// published n + 1, after reading n.
+//
+// In a cluster a block's values meet in its own place and go from there to each peer's, 16 bytes at a time, each store
+// counted by the peer's barrier: a step waits one way between two blocks. With a store of each value to each peer, and the
+// cluster's barrier after them, a thread of LSTM B=16 H=512 float16 stored 64 times backward, now 7 times; and that barrier is
+// a way of its own, begun when all stores have arrived.
+template <class S, int kGates>
 class Travelling {
  public:
-  __device__ __forceinline__ Travelling(const PersistentPass& p, const Place& at, S* shared, const Exchange& exchange)
-      : p_(p), shared_(shared) {
-    if (p.scope == Scope::grid) {
+  __device__ __forceinline__ Travelling(const PersistentPass& p, const Place& at, const Shape& shape, unsigned char* block,
+                                        const Exchange& exchange)
+      : p_(p), slice_(at.slice), shared_(reinterpret_cast<S*>(block + p.vector_at)) {
+    if (p.scope == Scope::cluster) {
+      const int64_t left = shape.batch - at.first_sequence, units = shape.hidden - at.first_unit;
+      sequences_ = left < 1 ? 1 : static_cast<int>(left < p.batch ? left : p.batch);  // one of zeros where B = 0
+      first_ = static_cast<int>(at.first_unit);
+      own_ = units < p.unit_tiles * kTileUnits ? static_cast<int>(units + kVector - 1) / kVector : p.unit_tiles * kTileUnits / kVector;
+      barriers_ = reinterpret_cast<TransferBarrier*>(block + p.barriers_at);
+      if (threadIdx.x == 0) {
+        for (int i = 0; i < 2; ++i) {
+          transfer_init(barriers_ + i);
+          expect(i);
+        }
+      }
+    } else if (p.scope == Scope::grid) {
       const int64_t group = int64_t(at.direction) * p.groups + at.group;
       memory_ = static_cast<S*>(exchange.vectors) + group * 2 * p.batch * p.ld;
       counter_ = exchange.counters + group;
     }
-    for (int64_t i = threadIdx.x; i < p.buffers * p.batch * p.ld; i += kBlockThreads) shared[i] = convert<S>(0.0f);
+    for (int64_t i = threadIdx.x; i < p.buffers * p.batch * p.ld; i += kBlockThreads) shared_[i] = convert<S>(0.0f);
   }
 
   // Meets the blocks of the group, before the first step: none may send before all have cleared their places.
@@ -280,20 +298,15 @@ class Travelling {
 
   __device__ __forceinline__ void send(int64_t n, int sequence, int k, S value) {
     const int place = sequence * static_cast<int>(p_.ld) + k;
-    if (p_.scope == Scope::block) {
-      vectors(n)[place] = value;
-    } else if (p_.scope == Scope::cluster) {
-      S* const own = vectors(n) + place;
-      for (int rank = 0; rank < p_.slices; ++rank) *cluster_peer(own, rank) = value;
-    } else {
-      store_l2(memory_ + buffer(n) + place, value);
-    }
+    if (p_.scope == Scope::grid) store_l2(memory_ + buffer(n) + place, value);
+    else vectors(n)[place] = value;
   }
 
   // All of this thread's values for n are sent. Whatever it writes from here to `receive` nobody waits for.
-  __device__ __forceinline__ void publish() {
+  __device__ __forceinline__ void publish(int64_t n) {
     if (p_.scope == Scope::cluster) {
-      cluster_arrive();
+      __syncthreads();
+      send_to_peers(n);
     } else if (p_.scope == Scope::grid) {
       __syncthreads();
       if (threadIdx.x == 0) add_release(counter_, 1);
@@ -302,7 +315,11 @@ class Travelling {
 
   // Waits until all threads of the group have published n.
   __device__ __forceinline__ void receive(int64_t n) {
-    if (p_.scope == Scope::cluster) return cluster_wait();
+    if (p_.scope == Scope::cluster) {
+      transfer_wait(barriers_ + (n & 1), static_cast<unsigned>(n - 1 >> 1 & 1));
+      if (threadIdx.x == 0) expect(static_cast<int>(n & 1));  // n + 2's
+      return;
+    }
     if (p_.scope == Scope::block) return __syncthreads();
     if (threadIdx.x == 0) wait_at_least(counter_, static_cast<uint32_t>(n * p_.slices));
     __syncthreads();
@@ -314,11 +331,43 @@ class Travelling {
   }
 
  private:
+  static constexpr int kVector = 16 / sizeof(S);
+
+  // What all peers send for one step.
+  __device__ __forceinline__ void expect(int which) {
+    const int vectors = static_cast<int>(p_.gate_ld) / kVector - own_;
+    transfer_expect(barriers_ + which, static_cast<unsigned>(vectors * kGates * sequences_ * 16));
+  }
+
+  __device__ __forceinline__ void send_to_peers(int64_t n) {
+    const int log2_vectors = 31 - __clz(p_.unit_tiles * kTileUnits / kVector);  // of a sequence and gate, if the slice is whole
+    const int count = sequences_ << log2_vectors;
+    // Threads that are left when each vector has one share the peers.
+    const int log2_team = count < kBlockThreads ? 32 - __clz(count - 1) : 31 - __clz(kBlockThreads);
+    const int team = static_cast<int>(threadIdx.x) >> log2_team, teams = kBlockThreads >> log2_team;
+    S* const own = vectors(n) + first_;
+#pragma unroll
+    for (int gate = 0; gate < kGates; ++gate) {
+      for (int i = static_cast<int>(threadIdx.x) & ((1 << log2_team) - 1); i < count; i += 1 << log2_team) {
+        const int sequence = i >> log2_vectors, vector = i & ((1 << log2_vectors) - 1);
+        if (vector >= own_) continue;
+        S* const place = own + sequence * static_cast<int>(p_.ld) + gate * static_cast<int>(p_.gate_ld) + vector * kVector;
+        const uint4 values = *reinterpret_cast<const uint4*>(place);
+        for (int away = 1 + team; away < p_.slices; away += teams) {  // each block begins with another peer
+          const int rank = slice_ + away;
+          store_async(place, values, barriers_ + (n & 1), rank < p_.slices ? rank : rank - p_.slices);
+        }
+      }
+    }
+  }
+
   // Of the two places, of no more values than shared memory holds, where n's begins.
   __device__ __forceinline__ int buffer(int64_t n) const { return static_cast<int>(n & 1) * p_.batch * static_cast<int>(p_.ld); }
 
   const PersistentPass& p_;
+  int slice_, first_ = 0, own_ = 0, sequences_ = 0;  // of a cluster: this block's first unit, its vectors a gate
   S* shared_;
+  TransferBarrier* barriers_ = nullptr;
   S* memory_ = nullptr;
   uint32_t* counter_ = nullptr;
 };

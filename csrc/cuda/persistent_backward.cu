@@ -28,9 +28,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   const int64_t tile_unit = at.first_unit + at.unit_tile * kTileUnits;
   const Stationary<S, 1> weights(p, at, shared + p.weights_at, [&](int, int row, int64_t k) {
     const int64_t j = tile_unit + row;
-    return j < H && k < G * H ? static_cast<const S*>(d.w_hh)[k * H + j] : convert<S>(0.0f);
+    int gate = 0;
+#pragma unroll
+    for (int g = 1; g < G; ++g) {
+      if (k >= p.gate_ld) k -= p.gate_ld, ++gate;
+    }
+    return j < H && k < H ? static_cast<const S*>(d.w_hh)[(gate * H + k) * H + j] : convert<S>(0.0f);
   });
-  Travelling<S> d_u(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
+  Travelling<S, G> d_u(p, at, f.shape, shared, exchange);
   d_u.meet();
 
   const int per_thread = units_per_thread(p);
@@ -63,7 +68,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       float du[G] = {};
       if (f.rows.alive(t, b)) backward_unit(d_state, du, own);
 #pragma unroll
-      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, static_cast<int>(g * H + j), convert<S>(du[g]));
+      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, static_cast<int>(g * p.gate_ld + j), convert<S>(du[g]));
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
     };
@@ -104,7 +109,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
     }
     if (n == T) break;
-    d_u.publish();
+    d_u.publish(n + 1);
 #pragma unroll
     for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) {
       write(Unit(p, at, f.shape, chunks_of(p) - 1, i * kBlockThreads + threadIdx.x), held[i]);

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     const int64_t j = tile_unit + row;
     return j < H && k < H ? static_cast<const S*>(d.w_hh)[(gate * H + j) * H + k] : convert<S>(0.0f);
   });
-  Travelling<S> h(p, at, reinterpret_cast<S*>(shared + p.vector_at), exchange);
+  Travelling<S, 1> h(p, at, f.shape, shared, exchange);
   __syncthreads();
   for (int64_t i = threadIdx.x; i < p.batch * H; i += kBlockThreads) {
     const int64_t b = at.first_sequence + i / H, k = i % H;
@@ -112,7 +112,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       }
       if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
     }
-    if (s + 1 < T) h.publish();
+    if (s + 1 < T) h.publish(s + 1);
     // What others wait for is on its way; the next step alone waits for the rest.
 #pragma unroll
     for (int i = 0; i < kForwardAhead<S>; ++i) {

@@ -147,7 +147,15 @@ __device__ __forceinline__ void ldmatrix_x2(uint32_t (&r)[2], const void* shared
 
 // -- clusters: blocks that reach each other's shared memory -----------------------------------------
 // A block that has left the kernel has no shared memory: the last access to a peer's comes before a
-// cluster barrier. Every thread arrives once and waits once, in turn.
+// cluster barrier, or is a store_async that the peer waits for. Of a cluster barrier every thread
+// arrives once and waits once, in turn.
+//
+// A transfer barrier counts what stores bring to a block: 8 bytes of its shared memory, aligned. A phase
+// ends when a thread of the block has said how many bytes it expects and as many have come, in whatever
+// order; the next one begins at once. Phases have the parities 0, 1, 0, ... Peers see that it is there after
+// a cluster barrier.
+using TransferBarrier = uint64_t;
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 __device__ __forceinline__ unsigned cluster_rank() { __trap(); return 0; }
 __device__ __forceinline__ unsigned cluster_size() { __trap(); return 1; }
@@ -155,6 +163,10 @@ template <class T>
 __device__ __forceinline__ T* cluster_peer(T* shared, unsigned) { __trap(); return shared; }
 __device__ __forceinline__ void cluster_arrive() { __trap(); }
 __device__ __forceinline__ void cluster_wait() { __trap(); }
+__device__ __forceinline__ void transfer_init(TransferBarrier*) { __trap(); }
+__device__ __forceinline__ void transfer_expect(TransferBarrier*, unsigned) { __trap(); }
+__device__ __forceinline__ void transfer_wait(TransferBarrier*, unsigned) { __trap(); }
+__device__ __forceinline__ void store_async(void*, uint4, TransferBarrier*, unsigned) { __trap(); }
 #else
 __device__ __forceinline__ unsigned cluster_rank() {
   unsigned rank;
@@ -178,6 +190,46 @@ __device__ __forceinline__ T* cluster_peer(T* shared, unsigned rank) {
 
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+
+__device__ __forceinline__ void transfer_init(TransferBarrier* barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(barrier)) : "memory");
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+// The bytes that this phase brings; once a phase.
+__device__ __forceinline__ void transfer_expect(TransferBarrier* barrier, unsigned bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+}
+
+// Until the phase of that parity has ended; what it brought is there then.
+__device__ __forceinline__ void transfer_wait(TransferBarrier* barrier, unsigned parity) {
+  unsigned ended;
+  do {
+    asm volatile(
+        "{\n\t"
+        ".reg .pred ended;\n\t"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 ended, [%1], %2;\n\t"
+        "selp.u32 %0, 1, 0, ended;\n\t"
+        "}"
+        : "=r"(ended)
+        : "r"(shared_address(barrier)), "r"(parity)
+        : "memory");
+  } while (!ended);
+}
+
+__device__ __forceinline__ unsigned peer_address(const void* shared, unsigned rank) {
+  unsigned peer;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(peer) : "r"(shared_address(shared)), "r"(rank));
+  return peer;
+}
+
+// Stores into the same place, of 16 bytes, of block `rank`, behind the thread's back, and tells that block's barrier.
+__device__ __forceinline__ void store_async(void* shared, uint4 value, TransferBarrier* barrier, unsigned rank) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
+                   peer_address(shared, rank)),
+               "r"(value.x), "r"(value.y), "r"(value.z), "r"(value.w), "r"(peer_address(barrier, rank))
+               : "memory");
+}
 #endif
 
 // -- across the blocks of a cooperative grid --------------------------------------------------------

@@ -45,6 +45,7 @@ py::dict last_launch() {
   d["cooperative"] = launch.shape.cooperative;
   d["barriers"] = launch.barriers;
   d["cluster_barriers"] = launch.cluster_barriers;
+  d["transfers"] = launch.transfers;
   d["collectives"] = launch.collectives;
   d["releases"] = launch.releases;
   d["instructions"] = launch.instructions;

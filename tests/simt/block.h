@@ -18,7 +18,7 @@ namespace simt {
 constexpr int64_t kGuard = kAddressSanitizer ? 0 : 256;  // AddressSanitizer puts its own around shared memory
 constexpr unsigned char kGuardByte = 0xa5, kNaNByte = 0xff;
 
-enum class State { fresh, ready, block, warp, cluster, flag, left };
+enum class State { fresh, ready, block, warp, cluster, flag, transfer, left };
 
 struct Copy {
   void* to;
@@ -27,6 +27,21 @@ struct Copy {
 };
 
 struct Block;
+
+// A store to a peer's shared memory that is under way.
+struct Transfer {
+  Block* block;  // the peer
+  unsigned char* to;
+  unsigned char bytes[16];
+  const void* barrier;  // the peer's
+};
+
+// Counts what transfers bring.
+struct TransferBarrier {
+  int64_t missing = 0;  // bytes; below zero: come before they were expected
+  bool expected = false;
+  unsigned phase = 0;
+};
 
 struct Fiber {
   Block* block = nullptr;
@@ -38,6 +53,7 @@ struct Fiber {
   uint32_t mask = 0;                  // of a warp's collective, and what it is given there
   void* operands = nullptr;
   const unsigned* counter = nullptr;  // state == flag; and what the last load_acquire saw
+  const TransferBarrier* barrier = nullptr;  // state == transfer
   unsigned value = 0;
   bool arrived = false;  // at the cluster's barrier number `phase`
   unsigned phase = 0;
@@ -49,6 +65,7 @@ struct Cluster {
   std::vector<std::unique_ptr<Block>> blocks;
   int64_t arrived = 0, blocks_left = 0;
   unsigned phase = 0;
+  std::vector<Transfer> transfers;
 };
 
 struct Block {
@@ -59,6 +76,7 @@ struct Block {
   std::vector<Fiber> fibers;
   std::vector<uint32_t> at_collective;  // by warp: lanes that wait
   int arrived = 0, left = 0;
+  std::map<const void*, TransferBarrier> barriers;  // by where they stand in shared memory
 
   // The allocation ends where the shared memory does, or at its guard; the memory begins as NaN.
   Block(Cluster* cluster, int64_t index, unsigned rank, int threads, int64_t shared_bytes)
@@ -136,6 +154,10 @@ inline std::string place_of(const Fiber& fiber) {
     return at + " of warp " + std::to_string(fiber.thread / 32) + ", mask " + hexadecimal(fiber.mask);
   if (fiber.state == State::flag)
     return at + "(" + std::to_string(fiber.value) + "), the counter is " + std::to_string(*fiber.counter);
+  if (fiber.state == State::transfer) {
+    const TransferBarrier& b = *fiber.barrier;
+    return at + (b.expected ? ", " + counted(b.missing, "byte") + " missing" : ", nobody has said how many bytes it expects");
+  }
   return at;
 }
 

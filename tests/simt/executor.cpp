@@ -155,6 +155,54 @@ void cluster_wait() {
   if (own.block->cluster->phase == own.phase) machine.suspend(State::cluster, "cluster_wait");
 }
 
+namespace {
+
+TransferBarrier& transfer_barrier(const char* primitive, Block& block, const void* barrier) {
+  const auto found = block.barriers.find(barrier);
+  if (found == block.barriers.end()) fault(std::string(primitive) + ": no transfer_init of this barrier came before");
+  return found->second;
+}
+
+}  // namespace
+
+void transfer_init(void* barrier) {
+  check_shared("transfer_init", barrier, 8);
+  machine.progress();
+  if (!machine.current->block->barriers.try_emplace(barrier).second) fault("transfer_init: of a barrier that is in use");
+}
+
+void transfer_expect(void* barrier, unsigned bytes) {
+  machine.progress();
+  if (bytes >= 1u << 20) fault("transfer_expect: " + std::to_string(bytes) + " bytes, a barrier counts to 1048575");
+  TransferBarrier& b = transfer_barrier("transfer_expect", *machine.current->block, barrier);
+  if (b.expected) fault("transfer_expect twice in a phase");
+  b.expected = true;
+  b.missing += bytes;
+  machine.end_phase(*machine.current->block, b);
+}
+
+void transfer_wait(void* barrier, unsigned parity) {
+  machine.progress();
+  const TransferBarrier& b = transfer_barrier("transfer_wait", *machine.current->block, barrier);
+  if (b.phase % 2 != parity) return;
+  machine.current->barrier = &b;
+  machine.suspend(State::transfer, "transfer_wait");
+}
+
+void store_async(void* shared, const void* bytes, void* barrier, unsigned rank) {
+  check_shared("store_async", shared, 16);
+  const auto* own = machine.current->block->shared;
+  unsigned char* const to = static_cast<unsigned char*>(cluster_peer(shared, rank));
+  Cluster& cluster = *machine.current->block->cluster;
+  Block& peer = *cluster.blocks[rank];
+  Transfer transfer{&peer, to, {}, peer.shared + (static_cast<unsigned char*>(barrier) - own)};
+  transfer_barrier("store_async", peer, transfer.barrier);
+  std::memcpy(transfer.bytes, bytes, 16);
+  cluster.transfers.push_back(transfer);
+  machine.progress();
+  if (machine.random() % 4 == 0) machine.land(cluster, cluster.transfers.size() - 1);
+}
+
 void add_release(unsigned* counter, unsigned n) {
   machine.progress();
   *counter += n;
@@ -189,7 +237,8 @@ int64_t simt_last_launch(const char* what) {
       {"blocks", l.shape.blocks},     {"threads", l.shape.threads},   {"shared_bytes", l.shape.shared_bytes},
       {"cluster", l.shape.cluster},   {"cooperative", l.shape.cooperative},
       {"barriers", l.barriers},       {"cluster_barriers", l.cluster_barriers},
-      {"collectives", l.collectives}, {"releases", l.releases},       {"switches", l.switches}, {"instructions", l.instructions}};
+      {"transfers", l.transfers},     {"collectives", l.collectives}, {"releases", l.releases},
+      {"switches", l.switches},       {"instructions", l.instructions}};
   for (const auto& [name, value] : all)
     if (!std::strcmp(name, what)) return value;
   return -1;

@@ -1,7 +1,7 @@
 // Runs a CUDA grid on the host: every thread a fiber, in an order drawn from a seed.
 //
 // What is deterministic on hardware is so here; what hardware leaves open - which thread goes first,
-// which blocks are in flight, when an asynchronous copy lands - is drawn afresh at every launch, so
+// which blocks are in flight, when an asynchronous copy or store lands - is drawn afresh at every launch, so
 // that a kernel which needs a barrier it lacks gives a wrong result under some seed. What hardware
 // would hang on, or must refuse, is an error that names the kernel, the block, the threads and the
 // place. It is stricter than hardware: barriers and warp collectives do not forgive threads that have
@@ -40,6 +40,7 @@ struct Launch {
   Shape shape;
   int64_t barriers;          // __syncthreads that completed, all blocks together
   int64_t cluster_barriers;  // likewise, all clusters together
+  int64_t transfers;         // phases of transfer barriers that ended, all blocks together
   int64_t collectives;       // of warps: shuffles, votes, products, __syncwarp
   int64_t releases;          // add_release
   int64_t switches;          // times a fiber was resumed
@@ -75,6 +76,11 @@ unsigned cluster_size();
 void* cluster_peer(void* shared, unsigned rank);
 void cluster_arrive();
 void cluster_wait();
+
+void transfer_init(void* barrier);
+void transfer_expect(void* barrier, unsigned bytes);
+void transfer_wait(void* barrier, unsigned parity);
+void store_async(void* shared, const void* bytes, void* barrier, unsigned rank);  // 16 bytes into that block's
 
 void add_release(unsigned* counter, unsigned n);
 unsigned load_acquire(const unsigned* counter);

@@ -155,6 +155,37 @@ __global__ void neighbours(const float* x, float* y, bool waits, bool stays) {
   if (stays) cluster_arrive(), cluster_wait();
 }
 
+// Each block of a cluster adds up what all of them have, and that once more...: a column of each thread's right neighbour.
+__global__ void all_to_all(const uint4* x, uint4* y, int steps, unsigned expected, bool waits) {
+  auto* barriers = reinterpret_cast<TransferBarrier*>(shared_memory());
+  auto* lines = reinterpret_cast<uint4*>(shared_memory() + 16);  // (2, blocks, threads)
+  const unsigned t = threadIdx.x, n = blockDim.x, blocks = cluster_size(), at = blockIdx.x * n + t;
+  if (t == 0)
+    for (int i = 0; i < 2; ++i) transfer_init(barriers + i), transfer_expect(barriers + i, expected);
+  cluster_arrive(), cluster_wait();
+  uint4 value = x[at];
+  for (int s = 0; s < steps; ++s) {
+    uint4* const line = lines + s % 2 * blocks * n;
+    TransferBarrier* const barrier = barriers + s % 2;
+    for (unsigned rank = 0; rank < blocks; ++rank) store_async(line + cluster_rank() * n + t, value, barrier, rank);
+    if (waits) transfer_wait(barrier, s / 2 % 2);
+    if (waits && t == 0) transfer_expect(barrier, expected);
+    value = {0, 0, 0, 0};
+    for (unsigned rank = 0; rank < blocks; ++rank) {
+      const uint4 other = line[rank * n + (t + 1) % n];
+      value.x += other.x, value.y += other.y, value.z += other.z, value.w += other.w;
+    }
+  }
+  y[at] = value;
+}
+
+__global__ void expects(unsigned bytes, int times, bool starts) {
+  auto* barrier = reinterpret_cast<TransferBarrier*>(shared_memory());
+  if (starts) transfer_init(barrier);
+  for (int i = 0; i < times; ++i) transfer_expect(barrier, bytes);
+  transfer_wait(barrier, 0);
+}
+
 // -- flags across blocks ----------------------------------------------------------------------------------
 // y of each block: the sum of what all blocks' threads have stored.
 __global__ void grid_sum(const float* x, float* partial, unsigned* counter, float* y, bool right) {
@@ -268,6 +299,12 @@ const char* run_atomics(float* f, int* i, unsigned* u, int blocks, int n) {
 }
 const char* run_neighbours(const float* x, float* y, int blocks, int n, int cluster, bool waits, bool stays) {
   return report("neighbours", {blocks, n, 4 * n, cluster}, neighbours, x, y, waits, stays);
+}
+const char* run_all_to_all(const uint4* x, uint4* y, int blocks, int n, int cluster, int steps, int expected, bool waits) {
+  return report("all_to_all", {blocks, n, 16 + 32 * n * cluster, cluster}, all_to_all, x, y, steps, static_cast<unsigned>(expected), waits);
+}
+const char* run_expects(int bytes, int times, bool starts) {
+  return report("expects", {1, 1, 8}, expects, static_cast<unsigned>(bytes), times, starts);
 }
 const char* run_grid_sum(const float* x, float* partial, unsigned* counter, float* y, int blocks, int n,
                          bool cooperative, bool right) {

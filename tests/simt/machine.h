@@ -69,6 +69,8 @@ class Machine {
     ready_.push_back(fiber);
   }
   void poll_flags();
+  void land(Cluster& cluster, size_t transfer);             // stores it and tells its barrier
+  void end_phase(Block& block, TransferBarrier& barrier);  // if all has come
 
   Fiber* current = nullptr;
   Launch launch;
@@ -83,6 +85,7 @@ class Machine {
   bool held(const Fiber* fiber) const {
     return fiber->block == held_block_ && fiber->thread - held_first_ < held_count_;
   }
+  bool land_any();
   void unblock();
   std::string who() const;
   std::string deadlock() const;
@@ -108,7 +111,7 @@ class Machine {
 inline Machine machine;
 
 inline void Machine::run(const char* kernel, const Shape& shape, void (*thread)(const void*), const void* arguments) {
-  launch = {kernel, shape, 0, 0, 0, 0, 0, 0};
+  launch = {kernel, shape, 0, 0, 0, 0, 0, 0, 0};
   check_shape();
   thread_ = thread;
   arguments_ = arguments;
@@ -124,6 +127,7 @@ inline void Machine::run(const char* kernel, const Shape& shape, void (*thread)(
   admit();
   hold_someone();
   for (progress(); !in_flight_.empty(); admit()) {
+    if (random() % 8 == 0) land_any();
     if (ready_.empty() || spins_ > 1024 + 64 * static_cast<int64_t>(ready_.size())) unblock();
     std::swap(ready_[below(ready_.size())], ready_.back());
     Fiber* fiber = ready_.back();
@@ -218,12 +222,14 @@ inline void Machine::resume(Fiber* fiber) {
   }
 }
 
-// Its shared memory is checked; a cluster goes when the last of its blocks has left.
+// Its shared memory is checked, and that nothing is on its way to it; a cluster goes when the last of its blocks has left.
 inline void Machine::block_left(Block& block) {
   auto require = [this](const Block& b, const std::string& wrong) {
     if (!wrong.empty()) fault("block " + std::to_string(b.index) + ": " + wrong);
   };
   require(block, block.overwritten());
+  for (const Transfer& t : block.cluster->transfers)
+    require(block, t.block == &block ? "has left while a peer's store to it was on its way" : "");
   if (held_block_ == &block) held_block_ = nullptr;
   Cluster& cluster = *block.cluster;
   if (launch.shape.cluster > 1) block.bury();
@@ -256,9 +262,41 @@ inline void Machine::poll_flags() {
   });
 }
 
+inline void Machine::land(Cluster& cluster, size_t transfer) {
+  std::swap(cluster.transfers[transfer], cluster.transfers.back());
+  const Transfer t = cluster.transfers.back();
+  cluster.transfers.pop_back();
+  std::memcpy(t.to, t.bytes, sizeof t.bytes);
+  TransferBarrier& barrier = t.block->barriers.at(t.barrier);
+  barrier.missing -= sizeof t.bytes;
+  end_phase(*t.block, barrier);
+}
+
+inline void Machine::end_phase(Block& block, TransferBarrier& barrier) {
+  if (!barrier.expected || barrier.missing) return;
+  barrier.expected = false;
+  ++barrier.phase;
+  ++launch.transfers;
+  for (Fiber& fiber : block.fibers)
+    if (fiber.state == State::transfer && fiber.barrier == &barrier) wake(&fiber);
+}
+
+// One of the transfers that are on their way; false: there is none.
+inline bool Machine::land_any() {
+  for (size_t i = 0, first = in_flight_.empty() ? 0 : below(in_flight_.size()); i < in_flight_.size(); ++i) {
+    Cluster& cluster = *in_flight_[(first + i) % in_flight_.size()];
+    if (cluster.transfers.empty()) continue;
+    land(cluster, below(cluster.transfers.size()));
+    return true;
+  }
+  return false;
+}
+
 // Nothing can run, or all that can spin: whoever was held, or whose flag a plain store has set, goes on.
 inline void Machine::unblock() {
   const size_t before = ready_.size();
+  while (ready_.size() == before && land_any()) continue;
+  if (ready_.size() > before) return;
   poll_flags();
   ready_.insert(ready_.end(), kept_.begin(), kept_.end());
   kept_.clear();

@@ -293,6 +293,13 @@ T* cluster_peer(T* shared, unsigned rank) {
   return static_cast<T*>(simt::cluster_peer(const_cast<std::remove_const_t<T>*>(shared), rank));
 }
 
+using TransferBarrier = uint64_t;
+using simt::transfer_expect, simt::transfer_init, simt::transfer_wait;
+
+inline void store_async(void* shared, uint4 value, TransferBarrier* barrier, unsigned rank) {
+  simt::store_async(shared, &value, barrier, rank);
+}
+
 namespace host {
 
 template <class T>

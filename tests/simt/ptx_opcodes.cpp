@@ -311,7 +311,43 @@ void peer(Thread& t, const Instruction& i) {
   t.set(i[0], cluster_peer(t.get<unsigned char*>(i[1]), t.get<unsigned>(i[2])));
 }
 
+// Of 32 bits, the window of the cluster: the block's rank, and the place in its shared memory.
+constexpr uint32_t kRankShift = 24;
+
+void peer_in_window(Thread& t, const Instruction& i) {
+  const auto place = t.get<uint32_t>(i[1]), rank = t.get<uint32_t>(i[2]);
+  cluster_peer(t.shared(place, 1), rank);
+  t.set(i[0], place | (rank + 1) << kRankShift);
+}
+
+void store_to_peer(Thread& t, const Instruction& i) {
+  const auto place = static_cast<uint32_t>(t.address(i[0])), barrier = static_cast<uint32_t>(t.address(i[5]));
+  if (place >> kRankShift != barrier >> kRankShift) fault(i.text + ": the barrier is of another block");
+  if (place >> kRankShift == 0) fault(i.text + ": no address of the cluster's window");
+  uint32_t values[4];
+  for (int v = 0; v < 4; ++v) values[v] = t.get<uint32_t>(i[1 + v]);
+  constexpr uint32_t kPlace = (1u << kRankShift) - 1;
+  store_async(t.shared(place & kPlace, 16), values, t.shared(barrier & kPlace, 8), (place >> kRankShift) - 1);
+}
+
+void init_transfers(Thread& t, const Instruction& i) {
+  if (t.get<int>(i[1]) != 1) fault(i.text + ": understood is one arrival a phase");
+  transfer_init(t.shared(t.address(i[0]), 8));
+}
+
+void expect_transfers(Thread& t, const Instruction& i) {
+  transfer_expect(t.shared(t.address(i[1]), 8), t.get<uint32_t>(i[2]));
+}
+
+void await_transfers(Thread& t, const Instruction& i) {
+  transfer_wait(t.shared(t.address(i[1]), 8), t.get<uint32_t>(i[2]));
+  t.set(i[0], true);
+}
+
 void from_shared(Thread& t, const Instruction& i) { t.set(i[0], t.shared(t.get<uint64_t>(i[1]), 1)); }
+void to_shared(Thread& t, const Instruction& i) {
+  t.set(i[0], kSharedStart + static_cast<uint64_t>(t.get<unsigned char*>(i[1]) - t.block.shared));
+}
 
 // --- opcodes ----------------------------------------------------------------------------------------------------------
 
@@ -452,6 +488,7 @@ Run implementation(std::string_view opcode, Instruction& instruction) {
   } else if (op == "mov" || opcode == "cvta.to.global.u64" || opcode == "cvta.global.u64")
     run = typed(type, []<class T>(Tag<T>) -> Run { return unary<T, [](T v) { return v; }>; });
   else if (opcode == "cvta.shared.u64") run = from_shared;
+  else if (opcode == "cvta.to.shared.u64") run = to_shared;
   else if (op == "add") run = binary_of<[](auto a, auto b) { return a + b; }>(type);
   else if (op == "sub") run = binary_of<[](auto a, auto b) { return a - b; }>(type);
   else if (op == "mul" && (second == "lo" || fraction)) run = binary_of<[](auto a, auto b) { return a * b; }>(type);
@@ -502,7 +539,7 @@ Run implementation(std::string_view opcode, Instruction& instruction) {
     else if (second == "shared") run = load_of<Space::shared>(type, false);
     else if (second == "global") run = load_of<Space::global>(type, !has("cg"));
     else if (second == type || instruction.width > 1) run = load_of<Space::generic>(type, false);
-  } else if (op == "st" && !has("release") && !has("volatile") && !has("relaxed")) {
+  } else if (op == "st" && !has("async") && !has("release") && !has("volatile") && !has("relaxed")) {
     if (second == "local") run = store_of<Space::own>(type);
     else if (second == "shared") run = store_of<Space::shared>(type);
     else if (second == "global") run = store_of<Space::global>(type);
@@ -514,6 +551,12 @@ Run implementation(std::string_view opcode, Instruction& instruction) {
   else if (opcode == "barrier.cluster.arrive.release") run = arrive;
   else if (opcode == "barrier.cluster.wait.acquire") run = wait;
   else if (opcode == "mapa.u64") run = peer;
+  else if (opcode == "mapa.shared::cluster.u32") run = peer_in_window;
+  else if (opcode == "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32") run = store_to_peer;
+  else if (opcode == "mbarrier.init.shared::cta.b64") run = init_transfers;
+  else if (opcode == "fence.mbarrier_init.release.cluster") run = [](Thread&, const Instruction&) {};
+  else if (opcode == "mbarrier.arrive.expect_tx.shared::cta.b64") run = expect_transfers;
+  else if (opcode == "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64") run = await_transfers;
   else if (opcode == "red.release.gpu.global.add.u32") run = add_and_release;
   else if (opcode == "shfl.sync.idx.b32") run = shuffle<[](int lane, int b, int segment) { return (lane & segment) | (b & ~segment); }>;
   else if (opcode == "shfl.sync.bfly.b32") run = shuffle<[](int lane, int b, int) { return lane ^ b; }>;

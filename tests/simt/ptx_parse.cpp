@@ -56,7 +56,7 @@ class Body {
       }
       size_t name = 0;
       while (named(text[name])) ++name;
-      if (name && text[name] == ':') {
+      if (name && text[name] == ':' && text[name + 1] != ':') {  // a label; an opcode may have ::
         labels_[std::string(text.substr(0, name))] = static_cast<int64_t>(entry_.code.size());
         text.remove_prefix(name + 1);
         continue;
@@ -73,6 +73,11 @@ class Body {
  private:
   static constexpr std::string_view kBetween = "{}[],| \t\n";  // operands
 
+  bool is_register(std::string_view name) const {
+    const bool known = name.starts_with('%') || name == "_" || registers_.count(std::string(name));  // _: nobody wants it
+    return known && name.find('.') == name.npos;
+  }
+
   uint32_t reg(std::string_view name) {
     return registers_.try_emplace(std::string(name), static_cast<uint32_t>(registers_.size())).first->second;
   }
@@ -81,6 +86,8 @@ class Body {
     if (text.front() == '.') {
       if (text.starts_with(".local")) {
         entry_.local_bytes = static_cast<size_t>(number(text.substr(text.find('[') + 1, text.find(']') - text.find('[') - 1)));
+      } else if (text.starts_with(".reg") && text.find('<') == text.npos) {
+        reg(text.substr(text.find_last_of(" \t") + 1));  // one by its own name
       } else if (!text.starts_with(".reg") && !text.starts_with(".pragma") && !text.starts_with(".loc\t")) {
         refuse("not understood", text);
       }
@@ -137,7 +144,7 @@ class Body {
     if (const auto found = special.find(name); found != special.end()) o.kind = found->second;
     else if (name.find("shared_memory") != name.npos) o.kind = Kind::shared;
     else if (name.starts_with("__local_depot")) o.kind = Kind::local;
-    else if (name.starts_with('%') && name.find('.') == name.npos) o.kind = Kind::reg, o.index = reg(name);
+    else if (is_register(name)) o.kind = Kind::reg, o.index = reg(name);
     else refuse("not understood", text);
     return o;
   }
