@@ -57,7 +57,7 @@ def units(where, cut, kind, dtype, bidirectional=True):
     _, _, H, scope = CUTS[cut]
     if where == "host" or scope is None:
         return H
-    for H in (20, 150, 640, 1100):
+    for H in (10, 20, 150, 640, 1100):
         p = plan(kind, T, 11, H, dtype=dtype, bidirectional=bidirectional, device="cuda", strategy="auto")
         if p.forward.scope == p.backward.scope == scope:
             return H

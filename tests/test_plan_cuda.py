@@ -16,7 +16,7 @@ HALF = torch.float16
 
 def test_the_table_of_devices():
     assert FIGURES["A100"] == (80, 108, 166912, 0)
-    assert FIGURES["H100"] == FIGURES["H200"] == (90, 132, 232448, 8)
+    assert FIGURES["H100"] == FIGURES["H200"] == (90, 132, 232448, 16)
     assert FIGURES["B200"][:1] == (100,) and FIGURES["RTX 5090"][0] == 120
     assert {FIGURES[name][0] for name in ("L4", "RTX 4090")} == {89}
     assert all(shared <= 227 * 1024 and capability >= 80 for capability, _, shared, _ in FIGURES.values())
@@ -25,21 +25,30 @@ def test_the_table_of_devices():
 @pytest.mark.parametrize(
     "device, H, scope, slices",
     [
-        # w_hh of 128 units fits one multiprocessor; from there on it is spread as far as it must be
-        *[(device, H, "block", 1) for device in KNOWN_DEVICES for H in (1, 16, 64, 128)],
-        ("H100", 256, "cluster", 4),
-        ("H100", 512, "cluster", 8),
+        # w_hh of 128 units fits one multiprocessor, but its threads would have four units each
+        *[(device, H, "block", 1) for device in KNOWN_DEVICES for H in (1, 16, 32)],
+        ("H100", 64, "cluster", 4),
+        ("H100", 128, "cluster", 8),
+        ("H100", 256, "cluster", 16),
+        ("H100", 512, "cluster", 16),
         ("H100", 1024, "grid", 64),
-        ("B200", 256, "cluster", 4),
-        ("A100", 256, "grid", 4),
-        ("A100", 512, "grid", 16),
-        ("RTX 4090", 256, "grid", 4),
-        ("RTX 5090", 256, "cluster", 4),
+        ("B200", 256, "cluster", 16),
+        ("A100", 64, "block", 1),
+        ("A100", 128, "grid", 8),
+        ("A100", 512, "grid", 32),
+        ("RTX 4090", 256, "grid", 16),
+        ("RTX 5090", 256, "cluster", 8),
     ],
 )
-def test_float16_lstm_spreads_no_further_than_it_must(device, H, scope, slices):
+def test_float16_lstm_spreads_where_that_makes_a_step_shorter(device, H, scope, slices):
     p = plan("lstm", 100, 8, H, dtype=HALF, device=device).forward
     assert (p.strategy, p.scope, p.slices) == ("persistent", scope, slices), p
+
+
+@pytest.mark.parametrize("B, slices", [(64, 8), (128, 8), (256, 4), (512, 2), (1024, 1)])
+def test_the_more_sequences_the_fewer_multiprocessors_each_group_has(B, slices):
+    p = plan("lstm", 100, B, 128, dtype=HALF, device="H100").forward
+    assert p.slices == slices and p.blocks <= 132, p
 
 
 @pytest.mark.parametrize("device", KNOWN_DEVICES)
@@ -70,15 +79,15 @@ def test_groups_share_the_multiprocessors_that_slices_leave():
 
 
 def test_no_more_clusters_than_the_device_holds_at_once():
-    """One more, and all would take as long again. A partition of 16 multiprocessors has room for two clusters of six."""
-    sizes = "lstm", 50, 300, 384, 384, 0, 1, "float16", "auto", "H100", *FIGURES["H100"]
+    """One more, and all would take as long again. A partition of 16 multiprocessors has room for two clusters of eight."""
+    sizes = "lstm", 50, 300, 256, 256, 0, 1, "float16", "auto", "H100", 90, 132, 232448, 8
     estimated = _ops._C.cuda_plan(*sizes)["forward"]
-    assert (estimated["slices"], estimated["groups"], estimated["batch"]) == (6, 13, 24)
+    assert (estimated["slices"], estimated["groups"], estimated["batch"]) == (8, 13, 24)
     for at_once, groups, batch in ((20, 19, 16), (10, 10, 32)):
-        found = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, at_once, 16, 16])["forward"]
-        assert (found["slices"], found["groups"], found["batch"]) == (6, groups, batch)
-    refused = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, 0, 16, 16])["forward"]
-    assert refused["scope"] == "grid" or refused["slices"] not in (1, 6), "a size that the device refuses is not asked of it"
+        found = _ops._C.cuda_plan(*sizes, [0, 0, 60, 0, 0, 0, 0, 0, at_once])["forward"]
+        assert (found["slices"], found["groups"], found["batch"]) == (8, groups, batch)
+    refused = _ops._C.cuda_plan(*sizes, [0, 0, 60, 40, 30, 24, 20, 16, 0])["forward"]
+    assert refused["slices"] != 8, "a size that the device refuses is not asked of it"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@
 
 namespace fusedrnn {
 
-constexpr int kMostCluster = 8;  // blocks that every device with clusters should hold
+constexpr int kMostCluster = 16, kPortableCluster = 8;  // blocks; what is more than portable is for the device to allow
 
 struct CudaDevice {
   std::string name;

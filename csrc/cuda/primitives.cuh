@@ -327,16 +327,23 @@ inline void check_launch(cudaError_t error, const char* name, const LaunchShape&
                            (s.cooperative ? ", cooperative" : "") + "): " + cudaGetErrorString(error) + advice(error));
 }
 
-// More than 48 KiB of dynamic shared memory are had on demand alone. All that the device has are asked for, whatever this launch
-// needs: another thread's demand would else lower the kernel's limit between this one and its launch.
+// More than 48 KiB of dynamic shared memory, and clusters of more than 8 blocks, are had on demand alone. All the memory that the
+// device has is asked for, whatever this launch needs: another thread's demand would else lower the kernel's limit between this one
+// and its launch.
 template <class... P>
-cudaError_t allow_shared(void (*kernel)(P...), int64_t bytes) {
-  if (bytes <= 48 * 1024) return cudaSuccess;
-  int device = 0, most = 0;
-  cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  if (error != cudaSuccess) return error;
-  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+cudaError_t allow(void (*kernel)(P...), const LaunchShape& shape) {
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  cudaError_t error = cudaSuccess;
+  if (shape.shared_bytes > 48 * 1024) {
+    int device = 0, most = 0;
+    error = cudaGetDevice(&device);
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+  }
+  if (shape.cluster > 8 && error == cudaSuccess) {
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
 }
 
 // A launch's shape as the runtime wants it, which points into itself.
@@ -371,7 +378,7 @@ void launch(const char* name, const LaunchShape& shape, Stream stream, void (*ke
   if (shape.blocks == 0) return;
   auto checked = [&](cudaError_t error) { check_launch(error, name, shape); };
   checked(shape.blocks < 0 || shape.blocks > INT32_MAX ? cudaErrorInvalidConfiguration : cudaSuccess);
-  checked(allow_shared(kernel, shape.shared_bytes));
+  checked(allow(kernel, shape));
   const Configuration c(shape, stream);
   std::tuple<P...> values(std::forward<A>(args)...);
   std::apply(
@@ -387,7 +394,7 @@ template <class... P>
 int active_clusters(const LaunchShape& shape, void (*kernel)(P...)) {
   const Configuration c(shape, nullptr);
   int clusters = 0;
-  cudaError_t error = allow_shared(kernel, shape.shared_bytes);
+  cudaError_t error = allow(kernel, shape);
   if (error == cudaSuccess) error = cudaOccupancyMaxActiveClusters(&clusters, reinterpret_cast<const void*>(kernel), &c.config);
   if (error == cudaSuccess) return clusters;
   cudaGetLastError();  // so that the next call's answer is its own

@@ -31,7 +31,7 @@ CudaDevice ask(int index) {
   CudaDevice device{properties.name, capability, attribute(cudaDevAttrMultiProcessorCount), shared_bytes, clusters ? kMostCluster : 0};
   for (int size = 0; size <= device.max_cluster; ++size)
     device.clusters.push_back(size > 1 ? cuda::clusters_at_once(size, shared_bytes) : 0);
-  // Small devices, parts of one and other processes may leave less room than a cluster of 8 wants.
+  // Small devices, parts of one and other processes may leave less room than the largest clusters want.
   while (device.max_cluster > 1 && device.clusters[device.max_cluster] == 0) --device.max_cluster;
   return device;
 }
