@@ -46,6 +46,7 @@ bool lay_out(PersistentPass& p, const Shape& s, Pass pass, int element, const Cu
   p.partial_at = take(p.depth_parts * m.planes * columns * p.partial_ld * 4);
   p.state_at = take(2 * units * p.batch * 4);
   p.weights_at = take(int64_t(p.tiles - p.held) * m.planes * 512 * kWarps);
+  p.biases_at = take(pass == Pass::forward ? (m.planes + cell_info(s.cell).split) * units * 4 : 0);
   p.barriers_at = take(p.scope == Scope::cluster ? 2 * int64_t(sizeof(uint64_t)) : 0);
   p.shared_bytes = at;
   return at <= device.shared_bytes;
@@ -66,7 +67,7 @@ int64_t groups_at_once(const CudaDevice& device, Scope scope, int slices) {
 }
 
 // About how many cycles of a multiprocessor all groups' n-th step takes: of two warps a scheduler, each of so many instructions
-// of PTX as tests/simt/instructions.py counts for LSTM in float16 (a thread 500, and 575 for each of its units; 4 for each of
+// of PTX as tests/simt/instructions.py counts for LSTM in float16 (a thread 300, and 430 for each of its units; 4 for each of
 // a warp's products), with weights that come from shared memory at 128 bytes a cycle; and the way between blocks, of some 200
 // cycles within a cluster and 280 through L2, with the meetings before and behind it: the more so in clusters that a device holds
 // few of. Modelled, not yet measured.
@@ -74,7 +75,7 @@ int64_t step_cycles(const PersistentPass& p, const Shape& s, int planes, int64_t
   const int64_t sequences = std::max<int64_t>(1, std::min<int64_t>(p.batch, s.batch)), columns = ceil_div(sequences, kTileBatch);
   // In 256ths; half of the threads at least have one, or else wait for those that have.
   const int64_t units = std::max<int64_t>(kBlockThreads / 2, p.unit_tiles * kTileUnits * sequences);
-  const int64_t instructions = 500 + 575 * units / kBlockThreads + 4 * p.tiles * planes * columns;
+  const int64_t instructions = 300 + 430 * units / kBlockThreads + 4 * p.tiles * planes * columns;
   const int64_t weights = int64_t(p.tiles - p.held) * planes * 512 * kWarps / 128 * ceil_div(columns, kChunkTiles);
   const int64_t way = p.scope == Scope::block ? 50 : p.scope == Scope::grid ? 2500 : p.slices <= kPortableCluster ? 700 : 1000;
   return (2 * instructions + weights + way) * ceil_div(int64_t(p.groups) * s.directions, groups_at_once);

@@ -58,7 +58,7 @@ struct PersistentPass {
   int buffers;                  // of that vector
   int64_t partial_ld;           // between two columns of the products' partial sums
   // Offsets into shared memory, in bytes.
-  int64_t vector_at, partial_at, state_at, weights_at, barriers_at, shared_bytes;
+  int64_t vector_at, partial_at, state_at, weights_at, biases_at, barriers_at, shared_bytes;
   int64_t blocks;               // of the launch, all directions
 };
 

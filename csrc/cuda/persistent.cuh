@@ -5,9 +5,11 @@
 // operand A, the exchanged vectors (h, backward d_u) their operand B. Each warp multiplies its share of the
 // depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
 //
-// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 1898 of PTX
-// forward and 1836 backward (tests/simt/instructions.py). With divisions by the units of a block, places in shared memory of 64
-// bits, a question about every column tile and a store of each value to each peer they were 2256 and 2975.
+// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 747 of PTX
+// forward and 873 backward (tests/simt/instructions.py), in clusters of 16 blocks. In clusters of eight 1290 and 1541, and 1898 and
+// 1836 when whether a sequence runs was asked, and where a unit stands computed, anew by each part of a step, biases came from
+// memory, and each gate's partial sums were found by themselves. With divisions by the units of a block, places in shared memory
+// of 64 bits and a store of each value to each peer they were 2256 and 2975.
 #pragma once
 
 #include "kernels.h"
@@ -97,16 +99,17 @@ __device__ __forceinline__ int tiles_of(const PersistentPass& p, int chunk) {
 struct Unit {
   int column, unit;  // in the chunk, in the block
   int sequence;      // in the group
-  int64_t b, j;
+  int b, j;
   bool there;
   int state;         // its place among the block's carried states
 
+  Unit() = default;
   __device__ __forceinline__ Unit(const PersistentPass& p, const Place& at, const Shape& shape, int chunk, int e) {
     const int units = p.unit_tiles * kTileUnits, log2_units = 31 - __clz(units);  // a power of two, lest there be divisions
     column = e >> log2_units, unit = e & (units - 1);
     sequence = chunk * kChunkTiles * kTileBatch + column;
-    b = at.first_sequence + sequence, j = at.first_unit + unit;
-    there = column < tiles_of(p, chunk) * kTileBatch && b < shape.batch && j < shape.hidden;
+    b = static_cast<int>(at.first_sequence) + sequence, j = static_cast<int>(at.first_unit) + unit;
+    there = column < tiles_of(p, chunk) * kTileBatch && b < static_cast<int>(shape.batch) && j < static_cast<int>(shape.hidden);
     state = sequence * units + unit;
   }
 };
@@ -150,20 +153,27 @@ class Stationary {
     else multiply_columns<2>(p, at, v, exact, partial);
   }
 
-  // The whole product of a unit and a column, of one plane.
-  static __device__ __forceinline__ float sum(const PersistentPass& p, const float* partial, int plane,
-                                              const Unit& at) {
-    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
-    const int ld = static_cast<int>(p.partial_ld);
-    float sum = 0;
-    for (int part = 0; part < p.depth_parts; ++part) {
-      sum += partial[((part * kPlanes + plane) * columns + at.column) * ld + at.unit];
+  // The whole products of a unit and a column.
+  static __device__ __forceinline__ void sums(const PersistentPass& p, const float* partial, const Unit& at, float (&sum)[kPlanes]) {
+    const int ld = static_cast<int>(p.partial_ld), plane_ld = columns_of(p) * ld;
+    const float* from = partial + at.column * ld + at.unit;
+#pragma unroll
+    for (int plane = 0; plane < kPlanes; ++plane) sum[plane] = from[plane * plane_ld];
+#pragma unroll 1
+    for (int part = 1; part < p.depth_parts; ++part) {
+      from += kPlanes * plane_ld;
+#pragma unroll
+      for (int plane = 0; plane < kPlanes; ++plane) sum[plane] += from[plane * plane_ld];
     }
-    return sum;
   }
 
  private:
   static constexpr int kHeld = held_tiles(kPlanes);
+
+  // Of the partial sums.
+  static __device__ __forceinline__ int columns_of(const PersistentPass& p) {
+    return kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+  }
 
   // Fragment A of tile i: register r holds row lane/4 + 8·(r%2), columns from packed·(lane%4) + depth/2·(r/2).
   template <class F>
@@ -208,19 +218,18 @@ class Stationary {
         multiply_tiles(ld, mine, i0 + q, exact, a, acc[q % kSets]);
       }
     }
-    const int columns = kTileBatch * (p.batch < kTileBatch * kChunkTiles ? 1 : kChunkTiles);
+    const int plane_ld = columns_of(p) * partial_ld;
+    float* const to = partial + at.depth_part * kPlanes * plane_ld + at.lane % 4 * 2 * partial_ld + at.unit_tile * kTileUnits + at.lane / 4;
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-          float sum = 0;
+          float sum = acc[0][n][plane][i];
 #pragma unroll
-          for (int set = 0; set < kSets; ++set) sum += acc[set][n][plane][i];
-          const int column = n * kTileBatch + at.lane % 4 * 2 + i % 2;
-          const int unit = at.unit_tile * kTileUnits + at.lane / 4 + i / 2 * 8;
-          partial[((at.depth_part * kPlanes + plane) * columns + column) * partial_ld + unit] = sum;
+          for (int set = 1; set < kSets; ++set) sum += acc[set][n][plane][i];
+          to[plane * plane_ld + (n * kTileBatch + i % 2) * partial_ld + i / 2 * 8] = sum;
         }
       }
     }
@@ -254,8 +263,8 @@ class Stationary {
 //
 // In a cluster a block's values meet in its own place and go from there to each peer's, 16 bytes at a time, each store
 // counted by the peer's barrier: a step waits one way between two blocks. With a store of each value to each peer, and the
-// cluster's barrier after them, a thread of LSTM B=16 H=512 float16 stored 64 times backward, now 7 times; and that barrier is
-// a way of its own, begun when all stores have arrived.
+// cluster's barrier after them, a thread of LSTM B=16 H=512 float16 in eight blocks stored 64 times backward, now 7 times; and
+// that barrier is a way of its own, begun when all stores have arrived.
 template <class S, int kGates>
 class Travelling {
  public:

@@ -38,13 +38,23 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   Travelling<S, G> d_u(p, at, f.shape, shared, exchange);
   d_u.meet();
 
-  const int per_thread = units_per_thread(p);
+  constexpr int kAhead = kBackwardAhead<Cell, S>;
+  const int per_thread = units_per_thread(p), chunks = chunks_of(p);
+  Unit unit[kAhead];  // of the chunk at hand, the first ones of the thread
+  const auto take_units = [&](int chunk) {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) unit[i] = Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+  };
+  take_units(0);
+
   for (int64_t n = 0; n <= T; ++n) {  // the n-th step from the end
-    const int64_t s = T - 1 - n, t = step_at(f.rows, d.reverse, s);
+    const int64_t s = T - 1 - n, t = step_at(f.rows, d.reverse, s), first_row = n < T ? f.rows.row(t, 0) : 0;
     const auto fetch = [&](const Unit& unit, UnitGradients<Cell, S, float>& own) {
-      if (n < T && unit.there && f.rows.alive(t, unit.b)) load_unit<Cell, false>(f, d, t, unit.b, unit.j, own);
+      const bool alive = n < T && unit.there && f.rows.alive(t, unit.b);
+      if (alive) load_unit<Cell, false>(f, d, t, first_row + unit.b, unit.b, unit.j, own);
+      return alive;
     };
-    const auto finish = [&](const Unit& unit, UnitGradients<Cell, S, float>& own) {
+    const auto finish = [&](const Unit& unit, bool alive, UnitGradients<Cell, S, float>& own) {
       if (!unit.there) return;
       const int64_t b = unit.b, j = unit.j;
       float* const d_h_0 = d.d_h_0 + b * H + j;
@@ -56,7 +66,11 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         if constexpr (Cell::states > 1) *d_c_0 = 0.0f;
       } else {
         d_state[0] = carried[unit.state];
-        if (f.rows.alive(step_at(f.rows, d.reverse, s + 1), b)) d_state[0] += Stationary<S, 1>::sum(p, partial, 0, unit);
+        if (f.rows.alive(step_at(f.rows, d.reverse, s + 1), b)) {
+          float sum[1];
+          Stationary<S, 1>::sums(p, partial, unit, sum);
+          d_state[0] += sum[0];
+        }
         d_state[0] = cross_to(f, d, s, b, d_state[0], d_h_0);
         if constexpr (Cell::states > 1) d_state[1] = cross_to(f, d, s, b, carried[carried_stride + unit.state], d_c_0);
       }
@@ -66,27 +80,35 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         return;
       }
       float du[G] = {};
-      if (f.rows.alive(t, b)) backward_unit(d_state, du, own);
+      if (alive) backward_unit(d_state, du, own);
 #pragma unroll
-      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, static_cast<int>(g * p.gate_ld + j), convert<S>(du[g]));
+      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, g * static_cast<int>(p.gate_ld) + unit.j, convert<S>(du[g]));
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
     };
 
-    const auto write = [&](const Unit& unit, const UnitGradients<Cell, S, float>& own) {
+    const auto write = [&](const Unit& unit, bool alive, const UnitGradients<Cell, S, float>& own) {
       if (n == T || !unit.there) return;
-      if (f.rows.alive(t, unit.b)) write_d_gates(f, d, t, unit.b, unit.j, own);
-      else clear_padding<Cell>(f, d, t, unit.b, unit.j);
+      if (alive) write_d_gates(f, d, first_row + unit.b, unit.j, own);
+      else clear_padding<Cell>(f, d, first_row + unit.b, unit.j);
+    };
+    // Of the next step, if it comes too late to be fetched before that step waits.
+    const auto prefetch = [&](const Unit& unit) {
+      const int64_t next = step_at(f.rows, d.reverse, s - 1);
+      if (n + 1 < T && unit.there && f.rows.alive(next, unit.b)) prefetch_unit<Cell>(f, d, f.rows.row(next, unit.b), unit.j);
     };
 
-    UnitGradients<Cell, S, float> held[kBackwardAhead<Cell, S>];
+    UnitGradients<Cell, S, float> held[kAhead];
+    bool alive[kAhead];
+    if (chunks > 1) take_units(0);
 #pragma unroll
-    for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), held[i]);
+    for (int i = 0; i < kAhead; ++i) alive[i] = fetch(unit[i], held[i]);
     if (n > 0) d_u.receive(n);
-    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunk > 0) {
+        take_units(chunk);
 #pragma unroll
-        for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
+        for (int i = 0; i < kAhead; ++i) alive[i] = fetch(unit[i], held[i]);
       }
       if (n > 0) {
         weights.multiply(p, at, d_u.vectors(n) + chunk * kChunkTiles * kTileBatch * static_cast<int>(p.ld), tiles_of(p, chunk), exact,
@@ -94,31 +116,26 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         __syncthreads();
       }
 #pragma unroll
-      for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        finish(unit, held[i]);
-        if (chunk + 1 < chunks_of(p)) write(unit, held[i]);
+      for (int i = 0; i < kAhead; ++i) {
+        finish(unit[i], alive[i], held[i]);
+        if (chunk + 1 < chunks) write(unit[i], alive[i], held[i]);
       }
-      for (int i = kBackwardAhead<Cell, S>; i < per_thread; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+      for (int i = kAhead; i < per_thread; ++i) {
+        const Unit other(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
         UnitGradients<Cell, S, float> own;
-        fetch(unit, own);
-        finish(unit, own);
-        write(unit, own);
+        const bool lives = fetch(other, own);
+        finish(other, lives, own);
+        write(other, lives, own);
       }
-      if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
+      if (chunk + 1 < chunks) __syncthreads();  // the partial sums are read
     }
     if (n == T) break;
     d_u.publish(n + 1);
 #pragma unroll
-    for (int i = 0; i < kBackwardAhead<Cell, S>; ++i) {
-      write(Unit(p, at, f.shape, chunks_of(p) - 1, i * kBlockThreads + threadIdx.x), held[i]);
-    }
-    const int64_t next = step_at(f.rows, d.reverse, s - 1);
-    for (int chunk = 0; chunk < chunks_of(p) && n + 1 < T; ++chunk) {
-      for (int i = chunk > 0 ? 0 : kBackwardAhead<Cell, S>; i < per_thread; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        if (unit.there && f.rows.alive(next, unit.b)) prefetch_unit<Cell>(f, d, next, unit.b, unit.j);
+    for (int i = 0; i < kAhead; ++i) write(unit[i], alive[i], held[i]);
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      for (int i = chunk > 0 ? 0 : kAhead; i < per_thread; ++i) {
+        prefetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x));
       }
     }
   }

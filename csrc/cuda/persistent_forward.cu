@@ -36,8 +36,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       h.vectors(0)[i / H * p.ld + k] = operand_after(f, d, -1, b, k, value_or_zero<float>(d.h_0, b * H + k));
     }
   }
-  const int per_thread = units_per_thread(p);
-  for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+  float* const biases = reinterpret_cast<float*>(shared + p.biases_at);  // (kBiases, units)
+  const int units = p.unit_tiles * kTileUnits;
+  for (int i = static_cast<int>(threadIdx.x); i < units; i += kBlockThreads) {
+    for (int k = 0; k < kBiases<Cell> && at.first_unit + i < H; ++k) biases[k * units + i] = bias<Cell>(d, H, at.first_unit + i, k);
+  }
+  const int per_thread = units_per_thread(p), chunks = chunks_of(p);
+  for (int chunk = 0; chunk < chunks; ++chunk) {
     for (int i = 0; i < per_thread; ++i) {
       const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
       if (!unit.there) continue;
@@ -48,86 +53,96 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   }
   h.meet();
 
+  Unit unit[kForwardAhead<S>];  // of the chunk at hand, the first ones of the thread
+  const auto take_units = [&](int chunk) {
+#pragma unroll
+    for (int i = 0; i < kForwardAhead<S>; ++i) unit[i] = Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+  };
+  take_units(0);
+
   for (int64_t s = 0; s < T; ++s) {
-    const int64_t t = step_at(f.rows, d.reverse, s);
+    const int64_t t = step_at(f.rows, d.reverse, s), first_row = f.rows.row(t, 0);
     const auto fetch = [&](const Unit& unit, UnitGates<Cell, S>& gates) {
-      if (unit.there && f.rows.alive(t, unit.b)) load_gx(f, d, t, unit.b, unit.j, gates);
+      const bool alive = unit.there && f.rows.alive(t, unit.b);
+      if (alive) load_gx(f, d, first_row + unit.b, unit.j, gates);
+      return alive;
     };
-    const auto finish = [&](const Unit& unit, UnitGates<Cell, S>& gates) {
+    const auto finish = [&](const Unit& unit, bool alive, UnitGates<Cell, S>& gates) {
       if (!unit.there) return;
-      const bool alive = f.rows.alive(t, unit.b);
       float state[Cell::states];
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
       if (alive) {
         if (cut_before(f.rows, d.reverse, t, unit.b)) restart<Cell, false>(f, d, unit.b, unit.j, state);
         float u[G];
-#pragma unroll
-        for (int g = 0; g < G; ++g) u[g] = Stationary<S, G>::sum(p, partial, g, unit);
-        forward_unit(f, d, unit.j, u, state, gates);
+        Stationary<S, G>::sums(p, partial, unit, u);
+        forward_unit([&](int k) { return biases[k * units + unit.unit]; }, u, state, gates);
       }
-      if (s + 1 < T) {
-        h.send(s + 1, unit.sequence, static_cast<int>(unit.j), operand_after(f, d, s, unit.b, unit.j, state[0]));
-      }
+      if (s + 1 < T) h.send(s + 1, unit.sequence, unit.j, operand_after(f, d, s, unit.b, unit.j, state[0]));
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
     };
-    const auto save = [&](const Unit& unit, const UnitGates<Cell, S>& gates) {
-      if (unit.there && f.rows.alive(t, unit.b)) write_saved(f, d, t, unit.b, unit.j, gates);
+    const auto save = [&](const Unit& unit, bool alive, const UnitGates<Cell, S>& gates) {
+      if (alive) write_saved(f, d, first_row + unit.b, unit.j, gates);
     };
-    const auto write = [&](const Unit& unit) {
+    const auto write = [&](const Unit& unit, bool alive) {
       if (!unit.there) return;
-      const bool alive = f.rows.alive(t, unit.b);
       float state[Cell::states];
 #pragma unroll
       for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
-      write_h(f, d, s, unit.b, unit.j, alive, state[0]);
-      write_c<Cell>(f, d, s, unit.b, unit.j, alive, state);
+      write_h(f, d, s, first_row + unit.b, unit.b, unit.j, alive, state[0]);
+      write_c<Cell>(f, d, s, first_row + unit.b, unit.b, unit.j, alive, state);
+    };
+    // Of the next step, if it comes too late to be fetched before that step waits.
+    const auto prefetch = [&](const Unit& unit) {
+      const int64_t next = step_at(f.rows, d.reverse, s + 1);
+      if (s + 1 == T || !unit.there || !f.rows.alive(next, unit.b)) return;
+      const S* gates = d.gates + f.rows.row(next, unit.b) * f.ld_gates + unit.j;
+      for (int g = 0; g < G; ++g) prefetch_l2(gates + g * H);
     };
 
     UnitGates<Cell, S> held[kForwardAhead<S>];
+    bool alive[kForwardAhead<S>];
+    if (chunks > 1) take_units(0);
 #pragma unroll
-    for (int i = 0; i < kForwardAhead<S>; ++i) fetch(Unit(p, at, f.shape, 0, i * kBlockThreads + threadIdx.x), held[i]);
+    for (int i = 0; i < kForwardAhead<S>; ++i) alive[i] = fetch(unit[i], held[i]);
     if (s > 0) h.receive(s);
-    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
+    for (int chunk = 0; chunk < chunks; ++chunk) {
       if (chunk > 0) {
+        take_units(chunk);
 #pragma unroll
-        for (int i = 0; i < kForwardAhead<S>; ++i) fetch(Unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x), held[i]);
+        for (int i = 0; i < kForwardAhead<S>; ++i) alive[i] = fetch(unit[i], held[i]);
       }
       weights.multiply(p, at, h.vectors(s) + chunk * kChunkTiles * kTileBatch * static_cast<int>(p.ld), tiles_of(p, chunk), exact,
                        partial);
       __syncthreads();
 #pragma unroll
       for (int i = 0; i < kForwardAhead<S>; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        finish(unit, held[i]);
-        if (chunk + 1 < chunks_of(p)) save(unit, held[i]);
+        finish(unit[i], alive[i], held[i]);
+        if (chunk + 1 < chunks) save(unit[i], alive[i], held[i]);
       }
       for (int i = kForwardAhead<S>; i < per_thread; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        const Unit other(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
         UnitGates<Cell, S> gates;
-        fetch(unit, gates);
-        finish(unit, gates);
-        save(unit, gates);
+        const bool lives = fetch(other, gates);
+        finish(other, lives, gates);
+        save(other, lives, gates);
       }
-      if (chunk + 1 < chunks_of(p)) __syncthreads();  // the partial sums are read
+      if (chunk + 1 < chunks) __syncthreads();  // the partial sums are read
     }
     if (s + 1 < T) h.publish(s + 1);
     // What others wait for is on its way; the next step alone waits for the rest.
 #pragma unroll
     for (int i = 0; i < kForwardAhead<S>; ++i) {
-      save(Unit(p, at, f.shape, chunks_of(p) - 1, i * kBlockThreads + threadIdx.x), held[i]);
+      save(unit[i], alive[i], held[i]);
+      write(unit[i], alive[i]);
+      if (chunks > 1) prefetch(unit[i]);
     }
-    for (int chunk = 0; chunk < chunks_of(p); ++chunk) {
-      for (int i = 0; i < per_thread; ++i) {
-        const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        write(unit);
-        const bool comes_late = chunk > 0 || i >= kForwardAhead<S>;
-        const int64_t next = step_at(f.rows, d.reverse, s + 1);
-        if (comes_late && s + 1 < T && unit.there && f.rows.alive(next, unit.b)) {
-          const S* gates = d.gates + f.rows.row(next, unit.b) * f.ld_gates + unit.j;
-          for (int g = 0; g < G; ++g) prefetch_l2(gates + g * H);
-        }
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      for (int i = chunk + 1 < chunks ? 0 : kForwardAhead<S>; i < per_thread; ++i) {
+        const Unit other(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
+        write(other, other.there && f.rows.alive(t, other.b));
+        if (chunk > 0 || i >= kForwardAhead<S>) prefetch(other);
       }
     }
   }

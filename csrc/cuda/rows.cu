@@ -22,7 +22,7 @@ __global__ void before_each_step_kernel(BeforeEachStep p, int64_t count) {
   for (int64_t i = first_index(); i < count; i += index_stride()) {
     const Cursor at(i, B, W);  // its direction is the step
     const int64_t t = at.direction;
-    if (!has_row(p.rows, t, at.b)) continue;
+    if (!has_row(p.rows, p.rows.alive(t, at.b))) continue;
     S state = convert<S>(0.0f);
     if (p.rows.alive(t, at.b)) {
       const Previous previous = previous_of(p.rows, p.reverse, t, at.b);

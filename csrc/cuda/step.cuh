@@ -18,7 +18,7 @@ __device__ __forceinline__ bool cut_before(const Rows& rows, bool reverse, int64
 }
 
 // Padding has a row, to be filled with zeros, unless the rows of ended sequences are left out.
-__device__ __forceinline__ bool has_row(const Rows& rows, int64_t t, int64_t b) { return !rows.offset || rows.alive(t, b); }
+__device__ __forceinline__ bool has_row(const Rows& rows, bool alive) { return alive || !rows.offset; }
 
 template <class A, class S>
 __device__ __forceinline__ A value_or_zero(const S* p, int64_t i) {
@@ -50,24 +50,36 @@ struct UnitGates {
 };
 
 template <class Cell, class S, class A>
-__device__ __forceinline__ void load_gx(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b, int64_t j,
+__device__ __forceinline__ void load_gx(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t row, int64_t j,
                              UnitGates<Cell, S>& gates) {
-  const S* from = d.gates + f.rows.row(t, b) * f.ld_gates + j;
+  const S* from = d.gates + row * f.ld_gates + j;
 #pragma unroll
   for (int g = 0; g < Cell::gates; ++g) gates.x[g] = from[g * f.shape.hidden];
 }
 
-// state, already cut if it has to be -> the state after a step, which must exist. gates.x without b_ih, u without b_hh.
-// gates.saved, h and c are the caller's to write: what others wait for comes first, and a projection may follow.
-template <class Cell, class S, class A>
-__device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t j, A* u, A* state,
-                                  UnitGates<Cell, S>& gates) {
-  const int64_t H = f.shape.hidden;
+// The k-th of a unit's biases: of every gate what is added to u, for all but the last `split` ones the sum of both sides'; then of
+// those what is added to x.
+template <class Cell>
+constexpr int kBiases = Cell::gates + Cell::split;
+template <class Cell, class A, class S>
+__device__ __forceinline__ A bias(const DirectionForward<S, A>& d, int64_t hidden, int64_t j, int k) {
+  constexpr int joined = Cell::gates - Cell::split;
+  if (k >= Cell::gates) return value_or_zero<A>(d.b_ih, (k - Cell::split) * hidden + j);
+  const A b_hh = value_or_zero<A>(d.b_hh, k * hidden + j);
+  return k < joined ? value_or_zero<A>(d.b_ih, k * hidden + j) + b_hh : b_hh;
+}
+
+// state, already cut if it has to be -> the state after a step, which must exist. gates.x without b_ih, u without b_hh; biases(k)
+// is the k-th of the above. gates.saved, h and c are the caller's to write: what others wait for comes first, and a
+// projection may follow.
+template <class Cell, class S, class A, class Biases>
+__device__ __forceinline__ void forward_unit(Biases&& biases, A* u, A* state, UnitGates<Cell, S>& gates) {
   A x[Cell::gates], next[Cell::states], saved[Cell::saved ? Cell::saved : 1];
 #pragma unroll
   for (int g = 0; g < Cell::gates; ++g) {
-    x[g] = convert<A>(gates.x[g]) + value_or_zero<A>(d.b_ih, g * H + j);
-    u[g] += value_or_zero<A>(d.b_hh, g * H + j);
+    x[g] = convert<A>(gates.x[g]);
+    if (g >= Cell::gates - Cell::split) x[g] += biases(g + Cell::split);
+    u[g] += biases(g);
   }
   Cell::activate(x, u, saved);
   Cell::update(saved, state, next);
@@ -79,10 +91,10 @@ __device__ __forceinline__ void forward_unit(const Forward<S, A>& f, const Direc
 
 // Writes what the backward wants of a unit, if anybody wants it.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void write_saved(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t t, int64_t b,
-                                 int64_t j, const UnitGates<Cell, S>& gates) {
+__device__ __forceinline__ void write_saved(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t row, int64_t j,
+                                 const UnitGates<Cell, S>& gates) {
   if (!f.save) return;
-  S* to = d.gates + f.rows.row(t, b) * f.ld_gates + j;
+  S* to = d.gates + row * f.ld_gates + j;
 #pragma unroll
   for (int k = 0; k < Cell::saved; ++k) to[k * f.shape.hidden] = gates.saved[k];
 }
@@ -97,22 +109,20 @@ __device__ __forceinline__ S operand_after(const Forward<S, A>& f, const Directi
   return convert<S>(h);
 }
 
-// Writes h after the s-th step to y and, after the last one, to h_n.
+// Writes h after the s-th step to y, zeros in the padding, and after the last one to h_n. row: the step's, if it has one.
 template <class S, class A>
-__device__ __forceinline__ void write_h(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b, int64_t p,
-                             bool alive, A h) {
-  const int64_t t = step_at(f.rows, d.reverse, s);
-  if (has_row(f.rows, t, b)) d.y[f.rows.row(t, b) * f.ld_y + p] = convert<S>(alive ? h : A(0));
+__device__ __forceinline__ void write_h(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t row, int64_t b,
+                             int64_t p, bool alive, A h) {
+  if (has_row(f.rows, alive)) d.y[row * f.ld_y + p] = convert<S>(alive ? h : A(0));
   if (s + 1 == f.rows.steps) d.h_n[b * f.shape.projection + p] = convert<S>(h);
 }
 
-// Writes c after the s-th step, zeros in the padding, and after the last one c_n.
+// The same of c and c_n.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void write_c(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t b, int64_t j,
-                             bool alive, const A* state) {
+__device__ __forceinline__ void write_c(const Forward<S, A>& f, const DirectionForward<S, A>& d, int64_t s, int64_t row, int64_t b,
+                             int64_t j, bool alive, const A* state) {
   if constexpr (Cell::states > 1) {
-    const int64_t t = step_at(f.rows, d.reverse, s);
-    if (d.c && has_row(f.rows, t, b)) d.c[f.rows.row(t, b) * f.ld_c + j] = alive ? state[1] : A(0);
+    if (d.c && has_row(f.rows, alive)) d.c[row * f.ld_c + j] = alive ? state[1] : A(0);
     if (s + 1 == f.rows.steps) d.c_n[b * f.shape.hidden + j] = convert<S>(state[1]);
   }
 }
@@ -147,9 +157,9 @@ struct UnitGradients {
 
 // Reads for step (t, b), which must exist.
 template <class Cell, bool kProjected, class S, class A>
-__device__ __forceinline__ void load_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b, int64_t j,
-                               UnitGradients<Cell, S, A>& unit) {
-  const int64_t H = f.shape.hidden, row = f.rows.row(t, b);
+__device__ __forceinline__ void load_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t row, int64_t b,
+                               int64_t j, UnitGradients<Cell, S, A>& unit) {
+  const int64_t H = f.shape.hidden;
   const Previous p = previous_of(f.rows, d.reverse, t, b);
   const bool from_hx = p.source == Source::first || (p.source == Source::boundary && f.reset_to_hx);
   const S zero = convert<S>(A(0));
@@ -173,9 +183,7 @@ __device__ __forceinline__ void load_unit(const Backward<S, A>& f, const Directi
 
 // Brings into L2 what load_unit will read, but for the state before.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void prefetch_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
-                                   int64_t j) {
-  const int64_t row = f.rows.row(t, b);
+__device__ __forceinline__ void prefetch_unit(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t row, int64_t j) {
   for (int k = 0; k < Cell::saved; ++k) prefetch_l2(d.saved + row * f.ld_saved + k * f.shape.hidden + j);
   prefetch_l2(d.y + row * f.ld_y + j);
   if (d.d_y) prefetch_l2(d.d_y + row * f.ld_d_y + j);
@@ -210,19 +218,18 @@ __device__ __forceinline__ void backward_unit(A* d_state, A* du, UnitGradients<C
 
 // A unit's share of d_gates.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void write_d_gates(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
-                                   int64_t j, const UnitGradients<Cell, S, A>& unit) {
-  S* to = d.d_gates + f.rows.row(t, b) * f.ld_d_gates + j;
+__device__ __forceinline__ void write_d_gates(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t row, int64_t j,
+                                   const UnitGradients<Cell, S, A>& unit) {
+  S* to = d.d_gates + row * f.ld_d_gates + j;
 #pragma unroll
   for (int k = 0; k < Cell::split + Cell::gates; ++k) to[k * f.shape.hidden] = unit.d_gates[k];
 }
 
 // The padding's share of d_gates: zeros, so that the sums over all rows may include it.
 template <class Cell, class S, class A>
-__device__ __forceinline__ void clear_padding(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t t, int64_t b,
-                                   int64_t j) {
-  if (!has_row(f.rows, t, b)) return;
-  S* d_gates = d.d_gates + f.rows.row(t, b) * f.ld_d_gates + j;
+__device__ __forceinline__ void clear_padding(const Backward<S, A>& f, const DirectionBackward<S, A>& d, int64_t row, int64_t j) {
+  if (!has_row(f.rows, false)) return;
+  S* d_gates = d.d_gates + row * f.ld_d_gates + j;
 #pragma unroll
   for (int k = 0; k < Cell::split + Cell::gates; ++k) d_gates[k * f.shape.hidden] = convert<S>(A(0));
 }

@@ -43,6 +43,7 @@ __global__ void forward_step_kernel(Forward<S, A> f, StepwiseForward w, int64_t 
     const auto& d = f.direction[at.direction];
     const int64_t t = step_at(f.rows, d.reverse, s);
     const bool alive = f.rows.alive(t, at.b);
+    const int64_t row = f.rows.row(t, at.b);
     A* const carried = static_cast<A*>(w.state);
     A state[Cell::states];
     if (s == 0) {
@@ -55,24 +56,24 @@ __global__ void forward_step_kernel(Forward<S, A> f, StepwiseForward w, int64_t 
       if (cut_before(f.rows, d.reverse, t, at.b)) restart<Cell, kProjected>(f, d, at.b, at.j, state);
       UnitGates<Cell, S> gates;
       A u[Cell::gates];
-      load_gx(f, d, t, at.b, at.j, gates);
-      const int64_t row = (at.direction * B + at.b) * Cell::gates * H;
+      load_gx(f, d, row, at.j, gates);
+      const int64_t product = (at.direction * B + at.b) * Cell::gates * H + at.j;
 #pragma unroll
-      for (int g = 0; g < Cell::gates; ++g) u[g] = value_or_zero<A>(static_cast<const S*>(w.u), row + g * H + at.j);
-      forward_unit(f, d, at.j, u, state, gates);
-      write_saved(f, d, t, at.b, at.j, gates);
+      for (int g = 0; g < Cell::gates; ++g) u[g] = value_or_zero<A>(static_cast<const S*>(w.u), product + g * H);
+      forward_unit([&](int k) { return bias<Cell>(d, H, at.j, k); }, u, state, gates);
+      write_saved(f, d, row, at.j, gates);
     }
-    write_c<Cell>(f, d, s, at.b, at.j, alive, state);
+    write_c<Cell>(f, d, s, row, at.b, at.j, alive, state);
 #pragma unroll
     for (int k = kProjected ? 1 : 0; k < Cell::states; ++k) carried[state_at(f.shape, at, k)] = state[k];
     if constexpr (kProjected) {
       const S m = convert<S>(alive ? state[0] : A(0));
       static_cast<S*>(w.m)[i] = m;
       constexpr int64_t slots = Cell::gates > Cell::saved ? Cell::gates : Cell::saved;
-      if (f.save && has_row(f.rows, t, at.b)) d.gates[f.rows.row(t, at.b) * f.ld_gates + slots * H + at.j] = m;
+      if (f.save && has_row(f.rows, alive)) d.gates[row * f.ld_gates + slots * H + at.j] = m;
     } else {
       static_cast<S*>(w.operand)[i] = operand_after(f, d, s, at.b, at.j, state[0]);
-      write_h(f, d, s, at.b, at.j, alive, state[0]);
+      write_h(f, d, s, row, at.b, at.j, alive, state[0]);
     }
   }
 }
@@ -83,13 +84,14 @@ __global__ void forward_project_kernel(Forward<S, A> f, StepwiseForward w, int64
   for (int64_t i = first_index(); i < f.shape.directions * B * P; i += index_stride()) {
     const Cursor at(i, B, P);
     const auto& d = f.direction[at.direction];
-    const bool alive = f.rows.alive(step_at(f.rows, d.reverse, s), at.b);
+    const int64_t t = step_at(f.rows, d.reverse, s);
+    const bool alive = f.rows.alive(t, at.b);
     A& carried = static_cast<A*>(w.state)[state_at(f.shape, at, 0)];
     const A before = s == 0 ? value_or_zero<A>(d.h_0, at.b * P + at.j) : carried;
     const A h = alive ? convert<A>(static_cast<const S*>(w.projected)[i]) : before;
     carried = h;
     static_cast<S*>(w.operand)[i] = operand_after(f, d, s, at.b, at.j, h);
-    write_h(f, d, s, at.b, at.j, alive, h);
+    write_h(f, d, s, f.rows.row(t, at.b), at.b, at.j, alive, h);
   }
 }
 
@@ -119,7 +121,7 @@ __global__ void backward_project_kernel(Backward<S, A> f, StepwiseBackward w, in
       d_h = later_gradient(f, d, w, s, at, i, kept);
     }
     const bool alive = f.rows.alive(t, at.b);
-    if (has_row(f.rows, t, at.b)) {
+    if (has_row(f.rows, alive)) {
       const int64_t row = f.rows.row(t, at.b);
       d.d_h[row * f.ld_d_h + at.j] =
           convert<S>(alive ? d_h + value_or_zero<A>(d.d_y, row * f.ld_d_y + at.j) : A(0));
@@ -147,15 +149,16 @@ __global__ void backward_step_kernel(Backward<S, A> f, StepwiseBackward w, int64
         d_state[1] = cross_to(f, d, s, at.b, kept[state_at(f.shape, at, 1)], d.d_c_0 + at.b * H + at.j);
       }
     }
+    const int64_t row = f.rows.row(t, at.b);
     if (f.rows.alive(t, at.b)) {
       if constexpr (kProjected) d_state[0] = convert<A>(static_cast<const S*>(w.d_m)[i]);
       UnitGradients<Cell, S, A> unit;
       A du[Cell::gates];
-      load_unit<Cell, kProjected>(f, d, t, at.b, at.j, unit);
+      load_unit<Cell, kProjected>(f, d, t, row, at.b, at.j, unit);
       backward_unit(d_state, du, unit);
-      write_d_gates(f, d, t, at.b, at.j, unit);
+      write_d_gates(f, d, row, at.j, unit);
     } else {
-      clear_padding<Cell>(f, d, t, at.b, at.j);
+      clear_padding<Cell>(f, d, row, at.j);
     }
 #pragma unroll
     for (int k = kProjected ? 1 : 0; k < Cell::states; ++k) kept[state_at(f.shape, at, k)] = d_state[k];
