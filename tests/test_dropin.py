@@ -356,6 +356,22 @@ def test_a_subclass_has_a_say_in_what_its_weights_are(name, way):
         torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_subclass_may_have_our_own_names_for_something_else(name):
+    """It was written for torch.nn's classes, which have none of these."""
+    cls, torchs = getattr(fusedrnn, name), getattr(torch.nn, name)
+    own = {key for base in cls.__mro__ for key, value in vars(base).items() if callable(value)} - {"__prepare_scriptable__"}
+    taken = {key: "theirs" for key in own if not hasattr(torchs, key)}
+    assert any(key in taken for key in ("_run", "_step"))
+    ours, torchs = both(name, {})
+    ours.__class__ = type("Theirs", (cls,), taken)
+    x = an_input(name)
+    is_cell, packed = name.endswith("Cell"), lambda: pack_padded_sequence(x, [2, 5, 3], enforce_sorted=False)
+    for input in (x, x[0]) if is_cell else (x, x[:, 0], packed()):
+        for found, expected in zip(flat(ours(input)), flat(torchs(input)), strict=True):
+            torch.testing.assert_close(found, expected)
+
+
 class Checked:
     def check_input(self, input, batch_sizes):
         if input.isnan().any():

@@ -6,6 +6,9 @@ torch.nn module into one of ours (see `fusedrnn.convert`).
 
 Weights are read by name in every call, never from torch.nn's list of them (`_flat_weights`), which goes stale under
 functional_call, weight_norm and parametrizations.
+
+Our own methods are called by their class's name: somebody's subclass of torch.nn.LSTM, of ours where `torch.nn.LSTM =
+fusedrnn.LSTM`, may have a `_weights` or a `_step` that means something else.
 """
 
 from __future__ import annotations
@@ -162,7 +165,7 @@ class Recurrent(Ours):
         if states is not None and self.mode == "LSTM":
             states = functional.pair(states)
         if isinstance(input, PackedSequence):
-            return self._run_packed(input, states, lengths, reset, reset_to, cell_states)
+            return Recurrent._run_packed(self, input, states, lengths, reset, reset_to, cell_states)
         batched = input.dim() == 3
         if not batched:
             if input.dim() != 2:
@@ -170,14 +173,14 @@ class Recurrent(Ours):
             input = input.unsqueeze(0 if self.batch_first else 1)
         if states is not None:
             states = [_batched_state(state, batched) for state in states]
-        self._check(input, states, None)
+        Recurrent._check(self, input, states, None)
         if lengths is not None:
             lengths = _as_lengths(lengths, input.size(0 if self.batch_first else 1), batched)
         if reset is not None:
             reset = _as_reset(reset, input, batched, self.batch_first)
         if self.batch_first:
             input = input.transpose(0, 1)
-        y, h_n, c_n, c = self._run_layers(input, states, None, lengths, reset, reset_to, cell_states)
+        y, h_n, c_n, c = Recurrent._run_layers(self, input, states, None, lengths, reset, reset_to, cell_states)
         if not batched:
             y, h_n = y.squeeze(1), h_n.squeeze(1)
             if self.mode == "LSTM":
@@ -190,16 +193,16 @@ class Recurrent(Ours):
         if lengths is not None:
             raise ValueError("lengths belong to a padded input; a PackedSequence brings its own")
         x, batch_sizes, sorted_indices, unsorted_indices = input
-        self._check(x, states, batch_sizes)
+        Recurrent._check(self, x, states, batch_sizes)
         if states is not None:
-            states = self._permuted(states, sorted_indices)
+            states = Recurrent._permuted(self, states, sorted_indices)
         if reset is not None:
             reset = _as_packed_reset(reset, input)
-        y, h_n, c_n, c = self._run_layers(x, states, batch_sizes, None, reset, reset_to, cell_states)
+        y, h_n, c_n, c = Recurrent._run_layers(self, x, states, batch_sizes, None, reset, reset_to, cell_states)
         if self.mode == "LSTM":
-            h_n, c_n = self._permuted((h_n, c_n), unsorted_indices)
+            h_n, c_n = Recurrent._permuted(self, (h_n, c_n), unsorted_indices)
         else:
-            (h_n,) = self._permuted((h_n,), unsorted_indices)
+            (h_n,) = Recurrent._permuted(self, (h_n,), unsorted_indices)
         y, c = (PackedSequence(rows, batch_sizes, sorted_indices, unsorted_indices) for rows in (y, c))
         return y, h_n, c_n, c
 
@@ -212,7 +215,7 @@ class Recurrent(Ours):
 
     def _run_layers(self, x, states, batch_sizes, lengths, reset, reset_to, cell_states):
         h_0, c_0 = (None, None) if states is None else states if self.mode == "LSTM" else (*states, None)
-        weights = self._weights()
+        weights = Recurrent._weights(self)
         _check_dtype(x, weights[0].w_ih)
         return functional.run_layers(
             self.mode.lower(),

@@ -26,8 +26,8 @@ class Cell(Ours):
                 return results
         refuse_tracers(input)
         x = input
-        if not self._fits(x, h_0, c_0):
-            x, h_0, c_0 = self._batched(x, h_0, c_0)
+        if not Cell._fits(self, x, h_0, c_0):
+            x, h_0, c_0 = Cell._batched(self, x, h_0, c_0)
         h, c = functional.run_cell(cell, x, h_0, c_0, *weights_of(self, _WEIGHTS))
         return (h, c) if x is input else (h.squeeze(0), c.squeeze(0) if cell == "lstm" else c)
 
@@ -77,7 +77,7 @@ class RNNCell(Cell, torch.nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the next state (B, H) from input (B, I) and state (B, H); or all without B, for a single sample."""
-        return self._step(functional.cell_of(self.nonlinearity), input, hx, None)[0]
+        return Cell._step(self, functional.cell_of(self.nonlinearity), input, hx, None)[0]
 
 
 class GRUCell(Cell, torch.nn.GRUCell):
@@ -90,7 +90,7 @@ class GRUCell(Cell, torch.nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """Return the next state (B, H) from input (B, I) and state (B, H); or all without B, for a single sample."""
-        return self._step("gru", input, hx, None)[0]
+        return Cell._step(self, "gru", input, hx, None)[0]
 
 
 class LSTMCell(Cell, torch.nn.LSTMCell):
@@ -106,4 +106,4 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
         if hx is not None and type(hx) is not tuple:
             refuse_tracers(input)  # whose stand-ins have no length
         h_0, c_0 = (None, None) if hx is None else functional.pair(hx)
-        return self._step("lstm", input, h_0, c_0)
+        return Cell._step(self, "lstm", input, h_0, c_0)

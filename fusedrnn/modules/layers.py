@@ -75,7 +75,7 @@ class RNN(Recurrent, torch.nn.RNN):
         hx: (L*D, B, H), or (L*D, H) for an unbatched input — initial state; zeros if omitted
         """
         states = None if hx is None else (hx,)
-        return self._run(input, states, lengths, reset, reset_to)[:2]
+        return Recurrent._run(self, input, states, lengths, reset, reset_to)[:2]
 
 
 class GRU(Recurrent, torch.nn.GRU):
@@ -112,7 +112,7 @@ class GRU(Recurrent, torch.nn.GRU):
         hx: (L*D, B, H), or (L*D, H) for an unbatched input — initial state; zeros if omitted
         """
         states = None if hx is None else (hx,)
-        return self._run(input, states, lengths, reset, reset_to)[:2]
+        return Recurrent._run(self, input, states, lengths, reset, reset_to)[:2]
 
 
 class LSTM(Recurrent, torch.nn.LSTM):
@@ -169,5 +169,5 @@ class LSTM(Recurrent, torch.nn.LSTM):
         return_cell_states: also return, third, the cell states of all time steps of the last layer, laid out as the
             output
         """
-        y, h_n, c_n, c = self._run(input, hx, lengths, reset, reset_to, return_cell_states)
+        y, h_n, c_n, c = Recurrent._run(self, input, hx, lengths, reset, reset_to, return_cell_states)
         return (y, (h_n, c_n), c) if return_cell_states else (y, (h_n, c_n))
