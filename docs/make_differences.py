@@ -160,12 +160,32 @@ def _(nn):
     y.sum().backward()
 
 
+@probe("changing `x` in place before the backward, if no weight needs a gradient")
+def _(nn):
+    x = sequence(requires_grad=True) * 1
+    y = nn.GRU(I, H).requires_grad_(False)(x)[0]
+    x.zero_()
+    y.sum().backward()
+
+
 @probe("changing `h_0` in place before the backward, if no weight needs a gradient")
 def _(nn):
     h_0 = torch.zeros(1, B, H)
     y = nn.GRU(I, H).requires_grad_(False)(sequence(requires_grad=True), h_0)[0]
     h_0.zero_()
     y.sum().backward()
+
+
+@probe("assigning to a GRU's `weight_hh_l0.data` before the backward (torch.nn differentiates at the weights of the forward)")
+def _(nn):
+    torch.manual_seed(0)
+    layer, x = nn.GRU(I, H), sequence()
+    (expected,) = torch.autograd.grad(layer(x)[0].sum(), layer.bias_ih_l0)
+    y = layer(x)[0]
+    layer.weight_hh_l0.data = torch.zeros_like(layer.weight_hh_l0)
+    (gradient,) = torch.autograd.grad(y.sum(), layer.bias_ih_l0)
+    if not torch.allclose(gradient, expected):
+        raise RuntimeError("the gradient mixes the two, as those of torch.nn.LSTM in float32 do")
 
 
 @probe("`detach_()` on a GRU's `y` with `batch_first=True` (a view in fusedrnn)")
@@ -286,6 +306,11 @@ def _(nn):
     torch.export.export(nn.LSTM(I, H), (sequence(),), dynamic_shapes=(DYNAMIC,))
 
 
+@probe("`torch.export.draft_export` (whose check of torch 2.13 takes an absent `h_0` for one that was changed)")
+def _(nn):
+    torch.export.draft_export(nn.GRU(I, H), (sequence(),))
+
+
 @probe("ONNX with T and B dynamic (`torch.onnx.export(dynamo=True)`; fusedrnn: with `fusedrnn.onnx.translations()`)")
 def _(nn):
     import fusedrnn.onnx
@@ -310,6 +335,21 @@ def _(nn):
 @probe("`torch.fx.symbolic_trace` of a model that contains a layer")
 def _(nn):
     torch.fx.symbolic_trace(torch.nn.Sequential(nn.LSTM(I, H)))
+
+
+@probe("a GRU whose weights, input and state are DTensors (`torch.distributed.tensor`)")
+def _(nn):
+    import torch.distributed as dist
+    from torch.distributed.tensor import distribute_module, distribute_tensor
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        layer = distribute_module(nn.GRU(I, H), mesh)
+        layer(distribute_tensor(sequence(), mesh), distribute_tensor(torch.zeros(1, B, H), mesh))
+    finally:
+        dist.destroy_process_group()
 
 
 @probe("`torch.ao.quantization.quantize_dynamic`")
