@@ -384,6 +384,22 @@ def test_infinities_and_nans_come_through(kind, device):
     torch.testing.assert_close(ours, torchs, equal_nan=True)
 
 
+# The least number in place of 0 would pass: times infinity, as infinity.
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_gate_that_is_shut_lets_nothing_pass(dtype, kernels):
+    lstm, _, _ = make("lstm", 3, 17, dtype=dtype, device=kernels)
+    with torch.no_grad():
+        lstm.bias_ih_l0[:17] = -1e4
+    shut = outcome(lstm, random(4, 2, 3, dtype=dtype, device=kernels))
+    assert not shut["c_n"].any() and not shut["d_weight_ih_l0"].any()
+
+    gru, torchs, _ = make("gru", 3, 17, dtype=dtype)
+    x, h_0 = random(4, 2, 3, dtype=dtype), random(1, 2, 17, dtype=dtype)
+    h_0[0, 0, 5] = torch.inf
+    expected = torchs(x, h_0)[0]
+    assert torch.equal(gru.to(kernels)(x.to(kernels), h_0.to(kernels))[0].cpu().isnan(), expected.isnan())
+
+
 @pytest.mark.parametrize("H", [1, 17])
 def test_gradients_pass_a_relu_of_no_number_as_torchs_do(H, kernels):
     ours, torchs, _ = make("rnn_relu", 3, H, dtype=torch.float32)

@@ -29,7 +29,8 @@ struct FloatTraits<float> {
   static constexpr int mantissa = 23, terms = 6;
   static constexpr float round = 12582912.0f + 127;  // 1.5·2^23: adding it rounds to an integer; and the exponents' bias
   static constexpr double expm1[terms] = {1.0, 0.5, 0.166665485222033, 0.0416668545074216, 0.00836606674248423, 0.00138982316577488};
-  static constexpr float exp_max = 88.0f, tanh_max = 10.0f;  // tanh(10) rounds to 1
+  static constexpr float logistic_min = -89.0f, logistic_max = 88.0f;  // where 2^n is infinite, and 0
+  static constexpr float tanh_max = 10.0f;  // tanh(10) rounds to 1
 };
 
 template <>
@@ -48,7 +49,8 @@ struct FloatTraits<double> {
                                           2.7557116560936373e-6,
                                           2.76282883810958534e-7,
                                           2.51614554810408272e-8};
-  static constexpr double exp_max = 708.0, tanh_max = 20.0;
+  static constexpr double logistic_min = -710.0, logistic_max = 709.0;
+  static constexpr double tanh_max = 20.0;
 };
 
 // a^n; no function, which nvcc would want to be one of the device's.
@@ -84,9 +86,9 @@ FUSEDRNN_INLINE T two_to(T shifted) {
 }
 
 template <class T>
-FUSEDRNN_INLINE T clamp(T x, T limit) {
-  x = x > limit ? limit : x;
-  return x < -limit ? -limit : x;
+FUSEDRNN_INLINE T clamp(T x, T low, T high) {
+  x = x > high ? high : x;
+  return x < low ? low : x;
 }
 
 // x, or 0 where x is negative; NaN stays NaN.
@@ -101,7 +103,7 @@ FUSEDRNN_INLINE T unless_zero(T x, T value) {
   return x == T(0) ? T(0) : value;
 }
 
-// 2^n and expm1(r) of a·x = n·ln2 + r, for |a·x| <= exp_max.
+// 2^n and expm1(r) of a·x = n·ln2 + r, for n from where 2^n is 0 to where it is infinite.
 template <int a, class T>
 FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
   using F = FloatTraits<T>;
@@ -112,17 +114,18 @@ FUSEDRNN_INLINE void split_exp(T x, T& scale, T& tail) {
   tail = r * expm1_terms<a, 0, F::terms>(r, r2, r2 * r2);
 }
 
+// A gate that is shut is 0, not the least number that there is: times infinity it is NaN, and nothing passes it.
 template <class T>
 FUSEDRNN_INLINE T sigmoid(T x) {
   T scale, tail;
-  split_exp<-1>(clamp(x, T(FloatTraits<T>::exp_max)), scale, tail);
+  split_exp<-1>(clamp(x, T(FloatTraits<T>::logistic_min), T(FloatTraits<T>::logistic_max)), scale, tail);
   return T(1) / (T(1) + scale * (T(1) + tail));
 }
 
 template <class T>
 FUSEDRNN_INLINE T tanh(T x) {
   T scale, tail;
-  split_exp<2>(clamp(x, T(FloatTraits<T>::tanh_max)), scale, tail);
+  split_exp<2>(clamp(x, T(-FloatTraits<T>::tanh_max), T(FloatTraits<T>::tanh_max)), scale, tail);
   const T e = scale * tail + (scale - T(1));
   return e / (e + T(2));
 }
