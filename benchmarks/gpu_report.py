@@ -67,7 +67,7 @@ def lines(result):
     for tool, record in parts.get("sanitizer", {}).get("tools", {}).items():
         said += [f"{tool}: {line}" for line in record["findings"] if record["status"] == "failed"]
     race = parts.get("benchmark", {}).get("rows", [])
-    said += refusals(race)
+    said += refusals(race) + cuts(race)
     said += timing.verdict({row["case"]: row["ratio"] for row in race if row["ratio"] is not None})
     return said + [verdict(name, part) for name, part in parts.items()]
 
@@ -77,8 +77,22 @@ def refusals(race):
     counts = {}
     for row in race:
         for strategy, reason in row["refused"].items():
+            if "/" in strategy:
+                continue  # a cut that does not fit is nothing amiss
             counts[f"{strategy} refused: {reason}"] = counts.get(f"{strategy} refused: {reason}", 0) + 1
     return [f"{reason} ({count} rows)" for reason, count in counts.items()]
+
+
+def cuts(race):
+    """What a step takes in blocks of how many units, of the rows that were cut so, beside the plan's own choice."""
+    said = []
+    for row in race:
+        found = {name.removeprefix(f"{OURS} "): result.get("per_step_us") for name, result in row["contenders"].items()}
+        times = {name.removeprefix("persistent/"): time for name, time in found.items() if "/" in name and time}
+        if times and found.get("auto"):
+            each = ", ".join(f"{units} units {time:.2f}" for units, time in times.items())
+            said.append(f"{row['case']}: µs a step: {each}; auto {found['auto']:.2f}")
+    return said
 
 
 def verdict(name, part):

@@ -10,7 +10,9 @@ from torch import Tensor
 Cell = Literal["rnn_tanh", "rnn_relu", "rnn", "lstm", "gru", "RNN", "LSTM", "GRU"]
 Nonlinearity = Literal["tanh", "relu"]
 ResetTo = Literal["zeros", "hx"]
-Strategy = Literal["auto", "stepwise", "persistent"]
+Strategy = Literal[
+    "auto", "stepwise", "persistent", "persistent/16", "persistent/32", "persistent/64", "persistent/128"
+]
 
 
 class Array(Protocol):

@@ -261,6 +261,8 @@ def is_batch_invariant() -> bool:
 class use_strategy(_Setting):
     """Run layers on CUDA by one strategy: "auto", "stepwise" or "persistent".
 
+    "persistent/16", /32, /64 or /128 is "persistent" in blocks of that many hidden units, whatever the plan thinks best.
+
     A layer that the strategy cannot run raises ValueError with the numbers that forbid it. No effect on the CPU.
 
     Takes effect at once and for the whole process, because the backward runs on autograd's threads; as a context

@@ -321,6 +321,20 @@ def test_the_targets_run_on_the_cpu(tmp_path):
         assert row["contenders"]["fusedrnn auto"]["per_step_us"] > 0
 
 
+def test_the_cuts_that_a_plan_chooses_among_are_raced_too(tmp_path):
+    rows = race(tmp_path, {"float16": ("float16", False, 2**-10)})
+    cut = {row["case"]: [name for name in row["contenders"] if name in gpu_targets.CUTS] for row in rows}
+    assert {case: len(names) for case, names in cut.items()} == {case: 4 * case.startswith("lstm") for case in cut}
+    for row in rows:
+        for name, result in row["contenders"].items():
+            result |= {"per_step_us": 1.5 if name.endswith("/32") else 2.0}
+    said = gpu_report.cuts(rows)
+    assert len(said) == 2 and said[0].startswith("lstm ")
+    assert said[0].endswith("µs a step: 16 units 2.00, 32 units 1.50, 64 units 2.00, 128 units 2.00; auto 2.00")
+    rows[0]["refused"] = {"persistent/64": "too large"}
+    assert gpu_report.refusals(rows) == []
+
+
 def test_large_and_small_shapes_take_turns():
     sizes = [T * B * H**2 for T, B, H in gpu_targets.SHAPES]
     assert sizes[0] == max(sizes)

@@ -45,6 +45,18 @@ def test_float16_lstm_spreads_where_that_makes_a_step_shorter(device, H, scope, 
     assert (p.strategy, p.scope, p.slices) == ("persistent", scope, slices), p
 
 
+@pytest.mark.parametrize("units", [16, 32, 64, 128])
+def test_a_cut_that_is_asked_for_is_taken(units):
+    sizes = {"T": 50, "B": 8, "H": 250, "dtype": HALF, "device": "H100"}
+    p = plan("lstm", **sizes, strategy=f"persistent/{units}").forward
+    assert (p.strategy, p.units, p.slices) == ("persistent", units, -(-250 // units))
+    with fusedrnn.use_strategy(f"persistent/{units}"):
+        assert plan("lstm", **sizes).backward.units == units
+    if units > 32:
+        with pytest.raises(ValueError, match=f"'persistent/{units}' cannot run the .*H = 20 on H100: blocks of {units} units are more"):
+            plan("lstm", **(sizes | {"H": 20}), strategy=f"persistent/{units}")
+
+
 @pytest.mark.parametrize("B, slices", [(64, 8), (128, 8), (256, 4), (512, 2), (1024, 1)])
 def test_the_more_sequences_the_fewer_multiprocessors_each_group_has(B, slices):
     p = plan("lstm", 100, B, 128, dtype=HALF, device="H100").forward

@@ -1,6 +1,8 @@
 #include "plan_cuda.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -101,10 +103,13 @@ Search search(const Shape& s, const CudaRequest& request, const CudaDevice& devi
   if (device.capability < 80) {
     return refuse(device.name + " has capability " + std::to_string(device.capability) + ", 80 is needed");
   }
+  const char* const slash = std::strchr(request.strategy, '/');
+  const int units = slash ? std::atoi(slash + 1) : 0;  // of a block; 0: as many as make steps shortest
   const Matrices m = matrices_of(s, pass, element);
   int64_t least_shared = 0;
   std::tuple<int64_t, int64_t> least;
   for (int unit_tiles = kWarps; unit_tiles >= 1; unit_tiles /= 2) {
+    if (units && units != unit_tiles * kTileUnits) continue;
     PersistentPass p{};
     p.unit_tiles = unit_tiles;
     p.depth_parts = kWarps / unit_tiles;
@@ -154,7 +159,7 @@ Search search(const Shape& s, const CudaRequest& request, const CudaDevice& devi
       text << "w_hh and the exchanged vectors need " << least_shared << " bytes of shared memory a block, "
            << device.name << " has " << device.shared_bytes << why.str();
     } else {
-      text << (why.str().empty() ? "no cut fits" : why.str().substr(2));
+      text << (why.str().empty() ? "blocks of " + std::to_string(units) + " units are more than it takes" : why.str().substr(2));
     }
     result.rejected = text.str();
   }
@@ -184,8 +189,8 @@ CudaPass plan_pass(const Shape& s, const CudaRequest& request, const CudaDevice&
     result.reason = describe(*found.best);
     return result;
   }
-  if (asked == "persistent" && wanted) {
-    throw std::invalid_argument(std::string("strategy 'persistent' cannot run the ") +
+  if (asked != "auto" && wanted) {
+    throw std::invalid_argument("strategy '" + asked + "' cannot run the " +
                                 (pass == Pass::forward ? "forward" : "backward") + " of " + cell_info(s.cell).name +
                                 " with B = " + std::to_string(s.batch) + ", H = " + std::to_string(s.hidden) + " on " +
                                 device.name + ": " + found.rejected + ". The nearest that can is 'stepwise'");
@@ -209,11 +214,16 @@ int64_t exchange_bytes(const Shape& s, const CudaPass& pass, int element) {
 
 }  // namespace
 
+const char* known_strategy(const std::string& name) {
+  static const char* const names[] = {"auto",          "stepwise",      "persistent",    "persistent/16",
+                                      "persistent/32", "persistent/64", "persistent/128"};
+  for (const char* known : names)
+    if (name == known) return known;
+  throw std::invalid_argument("strategy must be auto, stepwise or persistent; got '" + name + "'");
+}
+
 CudaPlan plan_cuda(const Shape& s, const CudaRequest& request, const CudaDevice& device, Pass wanted) {
-  const std::string asked = request.strategy;
-  if (asked != "auto" && asked != "stepwise" && asked != "persistent") {
-    throw std::invalid_argument("strategy must be auto, stepwise or persistent; got '" + asked + "'");
-  }
+  known_strategy(request.strategy);
   const int element = bytes_of(request.dtype), wide = element == 8 ? 8 : 4;
   CudaPlan plan{};
   plan.forward = plan_pass(s, request, device, Pass::forward, static_cast<int>(wanted) & 1);

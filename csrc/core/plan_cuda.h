@@ -77,8 +77,11 @@ struct CudaPlan {
 // What else a plan depends on.
 struct CudaRequest {
   Dtype dtype;
-  const char* strategy;  // "auto", "stepwise" or "persistent"
+  const char* strategy;  // "auto", "stepwise" or "persistent", or "persistent/32": in blocks of so many units
 };
+
+// The strategy of that name, which outlives the call; std::invalid_argument where there is none.
+const char* known_strategy(const std::string& name);
 
 // Raises std::invalid_argument when the strategy asked for cannot serve a pass that is `wanted`, with the
 // numbers and the nearest strategy that can.

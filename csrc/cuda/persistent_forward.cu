@@ -7,8 +7,9 @@
 namespace fusedrnn::cuda {
 namespace {
 
+// Units a thread whose gates are in registers for long: as many as spill none on sm_90a (on sm_80 LSTM in float32 spills 7 registers).
 template <class S>
-constexpr int kForwardAhead = sizeof(S) == 4 ? 1 : 2;  // units a thread whose gates are in registers for long: as many as spill none
+constexpr int kForwardAhead = sizeof(S) == 4 ? 1 : 2;
 
 template <class Cell, class S>
 __global__ void __launch_bounds__(kBlockThreads, 1)

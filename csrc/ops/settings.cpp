@@ -1,13 +1,13 @@
 #include "settings.h"
 
 #include <atomic>
-#include <stdexcept>
+
+#include "../core/plan_cuda.h"
 
 namespace fusedrnn::ops {
 namespace {
 
-constexpr const char* kNames[] = {"auto", "stepwise", "persistent"};
-std::atomic<const char*> requested{kNames[0]};
+std::atomic<const char*> requested{known_strategy("auto")};
 std::atomic<bool> invariant{false};
 std::atomic<int64_t> recomputed{int64_t(1) << 24};
 
@@ -15,15 +15,7 @@ std::atomic<int64_t> recomputed{int64_t(1) << 24};
 
 const char* requested_strategy() { return requested; }
 
-void request_strategy(const std::string& name) {
-  for (const char* known : kNames) {
-    if (name == known) {
-      requested = known;
-      return;
-    }
-  }
-  throw std::invalid_argument("strategy must be auto, stepwise or persistent; got '" + name + "'");
-}
+void request_strategy(const std::string& name) { requested = known_strategy(name); }
 
 bool batch_invariant() { return invariant; }
 
