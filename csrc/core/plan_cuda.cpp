@@ -68,17 +68,17 @@ int64_t groups_at_once(const CudaDevice& device, Scope scope, int slices) {
   return device.multiprocessors / kPartition * (kPartition / slices);
 }
 
-// About how many cycles of a multiprocessor all groups' n-th step takes: of two warps a scheduler, each of so many instructions
-// of PTX as tests/simt/instructions.py counts for LSTM (a thread 300, and 430 for each of its units; 4 for each of a warp's
-// products, and 44 of float32, whose weights are split anew), with weights that come from shared memory at 128 bytes a cycle; and
-// the way between blocks, of some 200 cycles within a cluster and 280 through L2, with the meetings before and behind it: the more
-// so in clusters that a device holds few of. Modelled, not yet measured.
+// About how many cycles of a multiprocessor all groups' n-th step takes: of two warps a scheduler, each of so many
+// instructions of PTX as tests/simt/instructions.py counts for LSTM (a thread 300, and 430 for each of its units; 4 for each
+// of a warp's products, of float32 20, and 44 where the weights are split anew), with weights that come from shared memory at
+// 128 bytes a cycle; and the way between blocks, of some 200 cycles within a cluster and 280 through L2, with the meetings
+// before and behind it: the more so in clusters that a device holds few of. Modelled, not yet measured.
 int64_t step_cycles(const PersistentPass& p, const Shape& s, int planes, int element, int64_t groups_at_once) {
   const int64_t sequences = std::max<int64_t>(1, std::min<int64_t>(p.batch, s.batch)), columns = ceil_div(sequences, kTileBatch);
   // In 256ths; half of the threads at least have one, or else wait for those that have.
   const int64_t units = std::max<int64_t>(kBlockThreads / 2, p.unit_tiles * kTileUnits * sequences);
-  const int64_t products = int64_t(element == 4 ? 44 : 4) * p.tiles * planes * columns;
-  const int64_t instructions = 300 + 430 * units / kBlockThreads + products;
+  const int64_t product = element == 2 ? 4 : p.tiles <= held_tiles(planes) / 2 ? 20 : 44;
+  const int64_t instructions = 300 + 430 * units / kBlockThreads + product * p.tiles * planes * columns;
   const int64_t weights = int64_t(p.tiles - p.held) * planes * 512 * kWarps / 128 * ceil_div(columns, kChunkTiles);
   const int64_t way = p.scope == Scope::block ? 50 : p.scope == Scope::grid ? 2500 : p.slices <= kPortableCluster ? 700 : 1000;
   return (2 * instructions + weights + way) * ceil_div(int64_t(p.groups) * s.directions, groups_at_once);

@@ -46,24 +46,30 @@ __device__ __forceinline__ void split_tf32(uint32_t bits, uint32_t& high, uint32
 // than what the sum's own rounding leaves. Tensor cores round their sums towards zero, errors of one sign that would add up
 // along a chain: each tile is summed by itself, and added to the others by ordinary additions. What overflows, or is
 // infinite, may become NaN here where it would stay infinite: a low half may have the other sign, and infinity has none.
+__device__ __forceinline__ void multiply_halves(float (&acc)[4], const uint32_t (&a_high)[4], const uint32_t (&a_low)[4],
+                                                const uint32_t (&b)[2], bool exact) {
+  uint32_t b_high[2], b_low[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) split_tf32(b[i], b_high[i], b_low[i]);
+  if (!exact) return mma_16x8x8_tf32(acc, a_high, b_high);
+  float tile[4] = {};
+  mma_16x8x8_tf32(tile, a_low, b_high);
+  mma_16x8x8_tf32(tile, a_high, b_low);
+  mma_16x8x8_tf32(tile, a_high, b_high);
+#pragma unroll
+  for (int i = 0; i < 4; ++i) acc[i] += tile[i];
+}
+
 template <class S>
 __device__ __forceinline__ void multiply_tile(float (&acc)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
                                               bool exact) {
   if constexpr (sizeof(S) == 2) {
     mma_16x8x16<S>(acc, a, b);
   } else {
-    uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
+    uint32_t a_high[4], a_low[4];
 #pragma unroll
     for (int i = 0; i < 4; ++i) split_tf32(fresh(a[i]), a_high[i], a_low[i]);
-#pragma unroll
-    for (int i = 0; i < 2; ++i) split_tf32(b[i], b_high[i], b_low[i]);
-    if (!exact) return mma_16x8x8_tf32(acc, a_high, b_high);
-    float tile[4] = {};
-    mma_16x8x8_tf32(tile, a_low, b_high);
-    mma_16x8x8_tf32(tile, a_high, b_low);
-    mma_16x8x8_tf32(tile, a_high, b_high);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) acc[i] += tile[i];
+    multiply_halves(acc, a_high, a_low, b, exact);
   }
 }
 
@@ -120,7 +126,9 @@ __device__ __forceinline__ int units_per_thread(const PersistentPass& p) {
 
 // --- the weights --------------------------------------------------------------------------------------------------
 
-// One warp's tiles of `kPlanes` matrices: the first in registers, the rest in shared memory, each lane's own.
+// One warp's tiles of `kPlanes` matrices: the first in registers, the rest in shared memory, each lane's own. Where half of the
+// registers hold all, the other half has the low halves of float32, which are else found anew at every step: LSTM B=8 H=256 in
+// blocks of 16 units, forward 846 instructions of PTX a warp and step where there were 1227, backward 962 and 1336.
 template <class S, int kPlanes>
 class Stationary {
  public:
@@ -134,6 +142,20 @@ class Stationary {
       if (i >= tiles_) break;
 #pragma unroll
       for (int plane = 0; plane < kPlanes; ++plane) load(held_[i][plane], plane, i, at.lane, element);
+    }
+    if constexpr (kSplits) {
+#pragma unroll
+      for (int i = 0; i < kHeld / 2; ++i) {
+        if (i >= tiles_ || tiles_ > kHeld / 2) break;
+#pragma unroll
+        for (int plane = 0; plane < kPlanes; ++plane) {
+#pragma unroll
+          for (int r = 0; r < 4; ++r) {
+            const uint32_t value = held_[i][plane][r];
+            split_tf32(value, held_[i][plane][r], held_[kHeld / 2 + i][plane][r]);
+          }
+        }
+      }
     }
     for (int i = kHeld; i < tiles_; ++i) {
 #pragma unroll
@@ -169,6 +191,7 @@ class Stationary {
 
  private:
   static constexpr int kHeld = held_tiles(kPlanes);
+  static constexpr bool kSplits = sizeof(S) == 4;
 
   // Of the partial sums.
   static __device__ __forceinline__ int columns_of(const PersistentPass& p) {
@@ -198,13 +221,23 @@ class Stationary {
     float acc[kSets][kColumnTiles][kPlanes][4] = {};
     const int ld = static_cast<int>(p.ld), partial_ld = static_cast<int>(p.partial_ld);  // of shared memory, which is small
     const S* mine = v + at.lane / 4 * ld + first_ * Tile<S>::depth + Tile<S>::packed * (at.lane % 4);
+    const auto multiply_held = [&](auto&& product) {
 #pragma unroll
-    for (int i0 = 0; i0 < kHeld; i0 += kTileGroup) {
-      if (i0 >= tiles_) break;
+      for (int i0 = 0; i0 < kHeld; i0 += kTileGroup) {
+        if (i0 >= tiles_) break;
 #pragma unroll
-      for (int q = 0; q < kTileGroup; ++q) {
-        multiply_tiles(ld, mine, i0 + q, exact, held_[i0 + q], acc[q % kSets]);
+        for (int q = 0; q < kTileGroup; ++q) product(i0 + q, acc[q % kSets]);
       }
+    };
+    const auto whole = [&](int i, auto& sums) { multiply_tiles<false>(ld, mine, i, exact, held_[i], held_[i], sums); };
+    if constexpr (kSplits) {
+      const auto split = [&](int i, auto& sums) {
+        if (i < kHeld / 2) multiply_tiles<true>(ld, mine, i, exact, held_[i], held_[(kHeld / 2 + i) % kHeld], sums);
+      };
+      if (tiles_ <= kHeld / 2) multiply_held(split);
+      else multiply_held(whole);
+    } else {
+      multiply_held(whole);
     }
     for (int i0 = kHeld; i0 < tiles_; i0 += kTileGroup) {
 #pragma unroll
@@ -215,7 +248,7 @@ class Stationary {
           const uint4 four = rest_[((i0 - kHeld + q) * kPlanes + plane) * 32];
           a[plane][0] = four.x, a[plane][1] = four.y, a[plane][2] = four.z, a[plane][3] = four.w;
         }
-        multiply_tiles(ld, mine, i0 + q, exact, a, acc[q % kSets]);
+        multiply_tiles<false>(ld, mine, i0 + q, exact, a, a, acc[q % kSets]);
       }
     }
     const int plane_ld = columns_of(p) * partial_ld;
@@ -236,9 +269,10 @@ class Stationary {
   }
 
   // Fragment B: register r holds column lane/4, rows from packed·(lane%4) + depth/2·r.
-  template <int kColumnTiles>
+  // kSplit: a and low are the halves of the weights, else a is all of them.
+  template <bool kSplit, int kColumnTiles>
   __device__ __forceinline__ void multiply_tiles(int ld, const S* mine, int i, bool exact, const uint32_t (&a)[kPlanes][4],
-                                                 float (&acc)[kColumnTiles][kPlanes][4]) const {
+                                                 const uint32_t (&low)[kPlanes][4], float (&acc)[kColumnTiles][kPlanes][4]) const {
 #pragma unroll
     for (int n = 0; n < kColumnTiles; ++n) {
       const S* from = mine + n * kTileBatch * ld + i * Tile<S>::depth;
@@ -246,7 +280,10 @@ class Stationary {
       memcpy(&b[0], __builtin_assume_aligned(from, 4), 4);
       memcpy(&b[1], __builtin_assume_aligned(from + Tile<S>::depth / 2, 4), 4);
 #pragma unroll
-      for (int plane = 0; plane < kPlanes; ++plane) multiply_tile<S>(acc[n][plane], a[plane], b, exact);
+      for (int plane = 0; plane < kPlanes; ++plane) {
+        if constexpr (kSplit) multiply_halves(acc[n][plane], a[plane], low[plane], b, exact);
+        else multiply_tile<S>(acc[n][plane], a[plane], b, exact);
+      }
     }
   }
 
