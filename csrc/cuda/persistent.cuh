@@ -5,8 +5,8 @@
 // operand A, the exchanged vectors (h, backward d_u) their operand B. Each warp multiplies its share of the
 // depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
 //
-// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 747 of PTX
-// forward and 873 backward (tests/simt/instructions.py), in clusters of 16 blocks. In clusters of eight 1290 and 1541, and 1898 and
+// Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 778 of PTX
+// forward and 898 backward (tests/simt/instructions.py), in clusters of 16 blocks. In clusters of eight 1290 and 1541, and 1898 and
 // 1836 when whether a sequence runs was asked, and where a unit stands computed, anew by each part of a step, biases came from
 // memory, and each gate's partial sums were found by themselves. With divisions by the units of a block, places in shared memory
 // of 64 bits and a store of each value to each peer they were 2256 and 2975.
@@ -102,21 +102,23 @@ __device__ __forceinline__ int tiles_of(const PersistentPass& p, int chunk) {
 }
 
 // One unit of one sequence, and the thread's e-th in its chunk; always the same thread's.
+// Registers are dear where it is kept: what is an addition away is found anew.
 struct Unit {
-  int column, unit;  // in the chunk, in the block
-  int sequence;      // in the group
-  int b, j;
+  int unit, sequence;  // in the block, in the group
   bool there;
-  int state;         // its place among the block's carried states
+
+  __device__ __forceinline__ int column() const { return sequence & (kChunkTiles * kTileBatch - 1); }  // in the chunk
+  __device__ __forceinline__ int b(const Place& at) const { return static_cast<int>(at.first_sequence) + sequence; }
+  __device__ __forceinline__ int j(const Place& at) const { return static_cast<int>(at.first_unit) + unit; }
+  // Its place among the block's carried states.
+  __device__ __forceinline__ int state(const PersistentPass& p) const { return sequence * p.unit_tiles * kTileUnits + unit; }
 
   Unit() = default;
   __device__ __forceinline__ Unit(const PersistentPass& p, const Place& at, const Shape& shape, int chunk, int e) {
     const int units = p.unit_tiles * kTileUnits, log2_units = 31 - __clz(units);  // a power of two, lest there be divisions
-    column = e >> log2_units, unit = e & (units - 1);
-    sequence = chunk * kChunkTiles * kTileBatch + column;
-    b = static_cast<int>(at.first_sequence) + sequence, j = static_cast<int>(at.first_unit) + unit;
-    there = column < tiles_of(p, chunk) * kTileBatch && b < static_cast<int>(shape.batch) && j < static_cast<int>(shape.hidden);
-    state = sequence * units + unit;
+    const int column = e >> log2_units;
+    unit = e & (units - 1), sequence = chunk * kChunkTiles * kTileBatch + column;
+    there = column < tiles_of(p, chunk) * kTileBatch && b(at) < static_cast<int>(shape.batch) && j(at) < static_cast<int>(shape.hidden);
   }
 };
 
@@ -128,7 +130,7 @@ __device__ __forceinline__ int units_per_thread(const PersistentPass& p) {
 
 // One warp's tiles of `kPlanes` matrices: the first in registers, the rest in shared memory, each lane's own. Where half of the
 // registers hold all, the other half has the low halves of float32, which are else found anew at every step: LSTM B=8 H=256 in
-// blocks of 16 units, forward 846 instructions of PTX a warp and step where there were 1227, backward 962 and 1336.
+// blocks of 16 units, forward 853 instructions of PTX a warp and step where there were 1227, backward 975 and 1336.
 template <class S, int kPlanes>
 class Stationary {
  public:
@@ -178,7 +180,7 @@ class Stationary {
   // The whole products of a unit and a column.
   static __device__ __forceinline__ void sums(const PersistentPass& p, const float* partial, const Unit& at, float (&sum)[kPlanes]) {
     const int ld = static_cast<int>(p.partial_ld), plane_ld = columns_of(p) * ld;
-    const float* from = partial + at.column * ld + at.unit;
+    const float* from = partial + at.column() * ld + at.unit;
 #pragma unroll
     for (int plane = 0; plane < kPlanes; ++plane) sum[plane] = from[plane * plane_ld];
 #pragma unroll 1

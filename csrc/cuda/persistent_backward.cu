@@ -8,8 +8,7 @@
 namespace fusedrnn::cuda {
 namespace {
 
-// Units a thread whose values are in registers for long: as many as spill none on sm_90a (on sm_80 an RNN's second one would, and LSTM
-// in 16 bits spills two registers).
+// Units a thread whose values are in registers for long: as many as spill none (an RNN's second one does on sm_80).
 template <class Cell, class S>
 constexpr int kBackwardAhead = sizeof(S) == 4 || Cell::saved == 0 ? 1 : 2;
 
@@ -51,13 +50,13 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   for (int64_t n = 0; n <= T; ++n) {  // the n-th step from the end
     const int64_t s = T - 1 - n, t = step_at(f.rows, d.reverse, s), first_row = n < T ? f.rows.row(t, 0) : 0;
     const auto fetch = [&](const Unit& unit, UnitGradients<Cell, S, float>& own) {
-      const bool alive = n < T && unit.there && f.rows.alive(t, unit.b);
-      if (alive) load_unit<Cell, false>(f, d, t, first_row + unit.b, unit.b, unit.j, own);
+      const bool alive = n < T && unit.there && f.rows.alive(t, unit.b(at));
+      if (alive) load_unit<Cell, false>(f, d, t, first_row + unit.b(at), unit.b(at), unit.j(at), own);
       return alive;
     };
     const auto finish = [&](const Unit& unit, bool alive, UnitGradients<Cell, S, float>& own) {
       if (!unit.there) return;
-      const int64_t b = unit.b, j = unit.j;
+      const int64_t b = unit.b(at), j = unit.j(at);
       float* const d_h_0 = d.d_h_0 + b * H + j;
       float* const d_c_0 = Cell::states > 1 ? d.d_c_0 + b * H + j : nullptr;
       float d_state[Cell::states];
@@ -66,14 +65,14 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
         *d_h_0 = 0.0f;
         if constexpr (Cell::states > 1) *d_c_0 = 0.0f;
       } else {
-        d_state[0] = carried[unit.state];
+        d_state[0] = carried[unit.state(p)];
         if (f.rows.alive(step_at(f.rows, d.reverse, s + 1), b)) {
           float sum[1];
           Stationary<S, 1>::sums(p, partial, unit, sum);
           d_state[0] += sum[0];
         }
         d_state[0] = cross_to(f, d, s, b, d_state[0], d_h_0);
-        if constexpr (Cell::states > 1) d_state[1] = cross_to(f, d, s, b, carried[carried_stride + unit.state], d_c_0);
+        if constexpr (Cell::states > 1) d_state[1] = cross_to(f, d, s, b, carried[carried_stride + unit.state(p)], d_c_0);
       }
       if (n == T) {
         *d_h_0 += d_state[0];
@@ -83,20 +82,20 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       float du[G] = {};
       if (alive) backward_unit(d_state, du, own);
 #pragma unroll
-      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, g * static_cast<int>(p.gate_ld) + unit.j, convert<S>(du[g]));
+      for (int g = 0; g < G; ++g) d_u.send(n + 1, unit.sequence, g * static_cast<int>(p.gate_ld) + unit.j(at), convert<S>(du[g]));
 #pragma unroll
-      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = d_state[k];
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state(p)] = d_state[k];
     };
 
     const auto write = [&](const Unit& unit, bool alive, const UnitGradients<Cell, S, float>& own) {
       if (n == T || !unit.there) return;
-      if (alive) write_d_gates(f, d, first_row + unit.b, unit.j, own);
-      else clear_padding<Cell>(f, d, first_row + unit.b, unit.j);
+      if (alive) write_d_gates(f, d, first_row + unit.b(at), unit.j(at), own);
+      else clear_padding<Cell>(f, d, first_row + unit.b(at), unit.j(at));
     };
     // Of the next step, if it comes too late to be fetched before that step waits.
     const auto prefetch = [&](const Unit& unit) {
       const int64_t next = step_at(f.rows, d.reverse, s - 1);
-      if (n + 1 < T && unit.there && f.rows.alive(next, unit.b)) prefetch_unit<Cell>(f, d, f.rows.row(next, unit.b), unit.j);
+      if (n + 1 < T && unit.there && f.rows.alive(next, unit.b(at))) prefetch_unit<Cell>(f, d, f.rows.row(next, unit.b(at)), unit.j(at));
     };
 
     UnitGradients<Cell, S, float> held[kAhead];

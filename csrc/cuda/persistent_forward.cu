@@ -7,7 +7,7 @@
 namespace fusedrnn::cuda {
 namespace {
 
-// Units a thread whose gates are in registers for long: as many as spill none on sm_90a (on sm_80 LSTM in float32 spills 7 registers).
+// Units a thread whose gates are in registers for long: as many as spill none.
 template <class S>
 constexpr int kForwardAhead = sizeof(S) == 4 ? 1 : 2;
 
@@ -48,8 +48,8 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       const Unit unit(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
       if (!unit.there) continue;
       float state[Cell::states];
-      first_state<Cell, false>(f, d, unit.b, unit.j, state);
-      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+      first_state<Cell, false>(f, d, unit.b(at), unit.j(at), state);
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state(p)] = state[k];
     }
   }
   h.meet();
@@ -64,41 +64,41 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
   for (int64_t s = 0; s < T; ++s) {
     const int64_t t = step_at(f.rows, d.reverse, s), first_row = f.rows.row(t, 0);
     const auto fetch = [&](const Unit& unit, UnitGates<Cell, S>& gates) {
-      const bool alive = unit.there && f.rows.alive(t, unit.b);
-      if (alive) load_gx(f, d, first_row + unit.b, unit.j, gates);
+      const bool alive = unit.there && f.rows.alive(t, unit.b(at));
+      if (alive) load_gx(f, d, first_row + unit.b(at), unit.j(at), gates);
       return alive;
     };
     const auto finish = [&](const Unit& unit, bool alive, UnitGates<Cell, S>& gates) {
       if (!unit.there) return;
       float state[Cell::states];
 #pragma unroll
-      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
+      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state(p)];
       if (alive) {
-        if (cut_before(f.rows, d.reverse, t, unit.b)) restart<Cell, false>(f, d, unit.b, unit.j, state);
+        if (cut_before(f.rows, d.reverse, t, unit.b(at))) restart<Cell, false>(f, d, unit.b(at), unit.j(at), state);
         float u[G];
         Stationary<S, G>::sums(p, partial, unit, u);
         forward_unit([&](int k) { return biases[k * units + unit.unit]; }, u, state, gates);
       }
-      if (s + 1 < T) h.send(s + 1, unit.sequence, unit.j, operand_after(f, d, s, unit.b, unit.j, state[0]));
+      if (s + 1 < T) h.send(s + 1, unit.sequence, unit.j(at), operand_after(f, d, s, unit.b(at), unit.j(at), state[0]));
 #pragma unroll
-      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state] = state[k];
+      for (int k = 0; k < Cell::states; ++k) carried[k * carried_stride + unit.state(p)] = state[k];
     };
     const auto save = [&](const Unit& unit, bool alive, const UnitGates<Cell, S>& gates) {
-      if (alive) write_saved(f, d, first_row + unit.b, unit.j, gates);
+      if (alive) write_saved(f, d, first_row + unit.b(at), unit.j(at), gates);
     };
     const auto write = [&](const Unit& unit, bool alive) {
       if (!unit.there) return;
       float state[Cell::states];
 #pragma unroll
-      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state];
-      write_h(f, d, s, first_row + unit.b, unit.b, unit.j, alive, state[0]);
-      write_c<Cell>(f, d, s, first_row + unit.b, unit.b, unit.j, alive, state);
+      for (int k = 0; k < Cell::states; ++k) state[k] = carried[k * carried_stride + unit.state(p)];
+      write_h(f, d, s, first_row + unit.b(at), unit.b(at), unit.j(at), alive, state[0]);
+      write_c<Cell>(f, d, s, first_row + unit.b(at), unit.b(at), unit.j(at), alive, state);
     };
     // Of the next step, if it comes too late to be fetched before that step waits.
     const auto prefetch = [&](const Unit& unit) {
       const int64_t next = step_at(f.rows, d.reverse, s + 1);
-      if (s + 1 == T || !unit.there || !f.rows.alive(next, unit.b)) return;
-      const S* gates = d.gates + f.rows.row(next, unit.b) * f.ld_gates + unit.j;
+      if (s + 1 == T || !unit.there || !f.rows.alive(next, unit.b(at))) return;
+      const S* gates = d.gates + f.rows.row(next, unit.b(at)) * f.ld_gates + unit.j(at);
       for (int g = 0; g < G; ++g) prefetch_l2(gates + g * H);
     };
 
@@ -142,7 +142,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     for (int chunk = 0; chunk < chunks; ++chunk) {
       for (int i = chunk + 1 < chunks ? 0 : kForwardAhead<S>; i < per_thread; ++i) {
         const Unit other(p, at, f.shape, chunk, i * kBlockThreads + threadIdx.x);
-        write(other, other.there && f.rows.alive(t, other.b));
+        write(other, other.there && f.rows.alive(t, other.b(at)));
         if (chunk > 0 || i >= kForwardAhead<S>) prefetch(other);
       }
     }
