@@ -6,7 +6,7 @@
 // depth; the partial sums meet in shared memory, where each (unit, sequence) has a thread of its own.
 //
 // Every block has but two warps a scheduler, so instructions count: a step of LSTM B=16 H=512 float16 takes a warp 778 of PTX
-// forward and 898 backward (tests/simt/instructions.py), in clusters of 16 blocks. In clusters of eight 1290 and 1541, and 1898 and
+// forward and 898 backward (tests/simt/instructions.py), in clusters of 16 blocks. In clusters of eight 1345 and 1587, and 1898 and
 // 1836 when whether a sequence runs was asked, and where a unit stands computed, anew by each part of a step, biases came from
 // memory, and each gate's partial sums were found by themselves. With divisions by the units of a block, places in shared memory
 // of 64 bits and a store of each value to each peer they were 2256 and 2975.
